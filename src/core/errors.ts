@@ -447,7 +447,7 @@ export function fail<C extends ErrorCode>(
   details: ErrorDetails<C>,
   options?: {cause?: unknown},
 ): ImgstoreError {
-  return new ImgstoreError(code, details as Record<string, unknown>, options)
+  return new ImgstoreError(code, details, options)
 }
 
 /** Any thrown value as an `ImgstoreError`; what is not one already becomes `internal`. */

@@ -1,0 +1,117 @@
+/** How values of settings are written: sizes with binary units, durations with a unit, and back. */
+
+export type SettingKind =
+  | {kind: 'path'; default?: string}
+  | {kind: 'text'; default?: string}
+  | {kind: 'flag'; default?: boolean}
+  | {kind: 'choice'; choices: readonly string[]; default?: string}
+  | {kind: 'count' | 'bytes' | 'duration'; default?: number; min: number; max: number}
+
+export type ValueOf<K> = K extends {kind: 'choice'; choices: readonly (infer C)[]}
+  ? C
+  : K extends {kind: 'path' | 'text'}
+    ? string
+    : K extends {kind: 'flag'}
+      ? boolean
+      : number
+
+/** The checked value, or undefined when `raw` is not one of this kind or out of bounds. */
+export function parseValue(kind: SettingKind, raw: unknown): string | number | boolean | undefined {
+  switch (kind.kind) {
+    case 'path':
+    case 'text':
+      return typeof raw === 'string' && raw !== '' && !raw.includes('\0') ? raw : undefined
+    case 'flag':
+      return parseFlag(raw)
+    case 'choice':
+      return typeof raw === 'string' && kind.choices.includes(raw) ? raw : undefined
+    case 'count':
+      return inBounds(kind, typeof raw === 'number' ? raw : parseCount(raw))
+    case 'bytes':
+      return inBounds(kind, typeof raw === 'number' ? raw : parseBytes(raw))
+    case 'duration':
+      return inBounds(kind, typeof raw === 'number' ? raw : parseDuration(raw))
+  }
+}
+
+function inBounds(kind: {min: number; max: number}, value: number | undefined): number | undefined {
+  if (value === undefined || !Number.isSafeInteger(value)) return undefined
+  return value >= kind.min && value <= kind.max ? value : undefined
+}
+
+function parseFlag(raw: unknown): boolean | undefined {
+  if (typeof raw === 'boolean') return raw
+  if (typeof raw !== 'string') return undefined
+  if (/^(1|true|yes|on)$/i.test(raw)) return true
+  if (/^(0|false|no|off)$/i.test(raw)) return false
+  return undefined
+}
+
+function parseCount(raw: unknown): number | undefined {
+  return typeof raw === 'string' && /^\d{1,15}$/.test(raw) ? Number(raw) : undefined
+}
+
+const byteUnits: Readonly<Record<string, number>> = {
+  '': 1,
+  b: 1,
+  k: 1024,
+  kib: 1024,
+  kb: 1000,
+  m: 1024 ** 2,
+  mib: 1024 ** 2,
+  mb: 1000 ** 2,
+  g: 1024 ** 3,
+  gib: 1024 ** 3,
+  gb: 1000 ** 3,
+  t: 1024 ** 4,
+  tib: 1024 ** 4,
+  tb: 1000 ** 4,
+}
+
+/** A size as a person writes it: `4096`, `100MiB`, `1.5G`; K, M, G, T alone are binary, KB, MB, GB, TB decimal. */
+export function parseBytes(raw: unknown): number | undefined {
+  const match =
+    typeof raw === 'string' ? /^(\d{1,15}(?:\.\d{1,6})?)\s*([a-z]*)$/i.exec(raw.trim()) : null
+  const unit = match ? byteUnits[match[2]?.toLowerCase() ?? ''] : undefined
+  return match && unit !== undefined ? Math.round(Number(match[1]) * unit) : undefined
+}
+
+const durationUnits: Readonly<Record<string, number>> = {
+  ms: 1,
+  s: 1000,
+  m: 60_000,
+  min: 60_000,
+  h: 3_600_000,
+  d: 86_400_000,
+}
+
+/** A duration in milliseconds from `500ms`, `30s`, `5m`, `2h`, `1d`; a bare number is seconds. */
+export function parseDuration(raw: unknown): number | undefined {
+  const match =
+    typeof raw === 'string' ? /^(\d{1,12}(?:\.\d{1,6})?)\s*([a-z]*)$/i.exec(raw.trim()) : null
+  const unit = match ? durationUnits[match[2]?.toLowerCase() || 's'] : undefined
+  return match && unit !== undefined ? Math.round(Number(match[1]) * unit) : undefined
+}
+
+/** A value as the docs and `doctor --settings` show it; `parseValue` reads it back. */
+export function formatValue(
+  kind: SettingKind,
+  value: string | number | boolean | undefined,
+): string {
+  if (value === undefined) return ''
+  if (kind.kind === 'bytes' && typeof value === 'number')
+    return formatExact(value, ['B', 'KiB', 'MiB', 'GiB', 'TiB'], [1024, 1024, 1024, 1024])
+  if (kind.kind === 'duration' && typeof value === 'number')
+    return formatExact(value, ['ms', 's', 'm', 'h'], [1000, 60, 60])
+  return String(value)
+}
+
+function formatExact(value: number, units: string[], steps: number[]): string {
+  let rest = value
+  let level = 0
+  while (level < steps.length && rest !== 0 && rest % (steps[level] ?? 1) === 0) {
+    rest /= steps[level] ?? 1
+    level++
+  }
+  return `${rest}${units[level] ?? ''}`
+}

@@ -1,0 +1,530 @@
+/**
+ * Every setting: its type, default, bounds, names and meaning. Flags, environment names, keys of the config file,
+ * validation and docs/settings.md derive from this table. Nothing else in the program reads the environment.
+ */
+import {existsSync, readFileSync} from 'node:fs'
+import {dirname, join, resolve} from 'node:path'
+import {fail} from './errors.ts'
+import {GiB, TiB, profiles} from './limits.ts'
+import {logLevels} from './log.ts'
+import {formatValue, parseValue, type SettingKind, type ValueOf} from './setting-values.ts'
+
+/** One row of the table. `flag` is the command-line name; without it the setting has none. */
+export type SettingSpec = SettingKind & {
+  env?: readonly string[]
+  flag?: string
+  /** Never printed; never from a flag. */
+  isSecret?: boolean
+  /** Not in help or docs. */
+  isHidden?: boolean
+  doc: string
+}
+
+function define<const T extends Record<string, SettingSpec>>(table: T): T {
+  return table
+}
+
+const SECOND = 1000
+const HOUR = 3600 * SECOND
+
+export const settingTable = define({
+  // The store
+  store: {
+    kind: 'path',
+    flag: 'store',
+    env: ['IMGSTORE_STORE_PATH'],
+    doc: "Directory of the store. Without it: ./store if it exists, /var/lib/imgstore/store if it exists, else the user's data directory.",
+  },
+  db: {
+    kind: 'path',
+    flag: 'db',
+    env: ['IMGSTORE_DB_PATH'],
+    doc: 'Database file. Without it: store.db beside the store directory.',
+  },
+  node: {
+    kind: 'text',
+    env: ['IMGSTORE_NODE'],
+    doc: 'Id of this host in the database. Without it: an id made once and kept in the store.',
+  },
+  logLevel: {
+    kind: 'choice',
+    choices: logLevels,
+    default: 'info',
+    flag: 'log-level',
+    env: ['IMGSTORE_LOG_LEVEL'],
+    doc: 'How much is logged to standard error.',
+  },
+  logFormat: {
+    kind: 'choice',
+    choices: ['auto', 'json', 'text'],
+    default: 'auto',
+    flag: 'log-format',
+    env: ['IMGSTORE_LOG_FORMAT'],
+    doc: 'Form of log lines; auto is text on a terminal, else JSON.',
+  },
+
+  // The state machine
+  concurrency: {
+    kind: 'count',
+    default: 2,
+    min: 1,
+    max: 64,
+    flag: 'concurrency',
+    env: ['IMGSTORE_CONCURRENCY'],
+    doc: 'Images worked on at once.',
+  },
+  maxAttempts: {
+    kind: 'count',
+    default: 3,
+    min: 1,
+    max: 1000,
+    flag: 'max-attempts',
+    env: ['IMGSTORE_MAX_ATTEMPTS'],
+    doc: 'Attempts at one step without progress before the image is FAILED.',
+  },
+  retryWaitMs: {
+    kind: 'duration',
+    default: SECOND,
+    min: 0,
+    max: HOUR,
+    flag: 'retry-wait',
+    env: ['IMGSTORE_RETRY_WAIT'],
+    doc: 'Wait before the second attempt; it doubles with each further one.',
+  },
+  retryWaitMaxMs: {
+    kind: 'duration',
+    default: 60 * SECOND,
+    min: 0,
+    max: 24 * HOUR,
+    env: ['IMGSTORE_RETRY_WAIT_MAX'],
+    doc: 'Longest wait between two attempts (a Retry-After of the source may ask for more, up to an hour).',
+  },
+  retryJitterPercent: {
+    kind: 'count',
+    default: 20,
+    min: 0,
+    max: 100,
+    env: ['IMGSTORE_RETRY_JITTER'],
+    doc: 'Waits are varied at random by up to so many percent, upwards.',
+  },
+  leaseMs: {
+    kind: 'duration',
+    default: 30 * SECOND,
+    min: 500,
+    max: HOUR,
+    env: ['IMGSTORE_LEASE'],
+    doc: 'How long a worker that stays silent keeps its runs before another one takes them over.',
+  },
+  pollMs: {
+    kind: 'duration',
+    default: 200,
+    min: 10,
+    max: 60 * SECOND,
+    env: ['IMGSTORE_POLL'],
+    doc: 'How often a worker or a waiting command looks for changes in the database.',
+  },
+
+  // Sources
+  maxBlobBytes: {
+    kind: 'bytes',
+    default: 256 * GiB,
+    min: 1,
+    max: 1024 * TiB,
+    flag: 'max-blob-size',
+    env: ['IMGSTORE_MAX_BLOB_SIZE'],
+    doc: 'Largest download.',
+  },
+  stallTimeoutMs: {
+    kind: 'duration',
+    default: 60 * SECOND,
+    min: 100,
+    max: 24 * HOUR,
+    flag: 'stall-timeout',
+    env: ['IMGSTORE_STALL_TIMEOUT'],
+    doc: 'Longest silence of a source before the attempt ends.',
+  },
+  connectTimeoutMs: {
+    kind: 'duration',
+    default: 15 * SECOND,
+    min: 100,
+    max: HOUR,
+    env: ['IMGSTORE_CONNECT_TIMEOUT'],
+    doc: 'Longest wait for a connection to a source.',
+  },
+  totalTimeoutMs: {
+    kind: 'duration',
+    default: 24 * HOUR,
+    min: 1000,
+    max: 720 * HOUR,
+    flag: 'total-timeout',
+    env: ['IMGSTORE_TOTAL_TIMEOUT'],
+    doc: 'Longest time for one attempt at a download.',
+  },
+  redirectsMax: {
+    kind: 'count',
+    default: 10,
+    min: 0,
+    max: 50,
+    env: ['IMGSTORE_MAX_REDIRECTS'],
+    doc: 'Redirects followed for one download.',
+  },
+  allowFile: {
+    kind: 'flag',
+    default: false,
+    flag: 'allow-file',
+    env: ['IMGSTORE_ALLOW_FILE'],
+    doc: 'Allow file:// sources.',
+  },
+  allowPrivateRedirects: {
+    kind: 'flag',
+    default: false,
+    env: ['IMGSTORE_ALLOW_PRIVATE_REDIRECTS'],
+    doc: 'Follow redirects from a public address to a private one.',
+  },
+  caFile: {
+    kind: 'path',
+    flag: 'ca-file',
+    env: ['IMGSTORE_CA_FILE'],
+    doc: 'PEM file of certificate authorities to trust besides the built-in ones.',
+  },
+  bearerTokenFile: {
+    kind: 'path',
+    env: ['IMGSTORE_BEARER_TOKEN_FILE'],
+    doc: 'File with a token that is sent to http(s) sources as Authorization: Bearer (never across hosts).',
+  },
+  httpProxy: {kind: 'text', env: ['http_proxy', 'HTTP_PROXY'], doc: 'Proxy for http:// sources.'},
+  httpsProxy: {
+    kind: 'text',
+    env: ['https_proxy', 'HTTPS_PROXY'],
+    doc: 'Proxy for https:// sources.',
+  },
+  noProxy: {
+    kind: 'text',
+    env: ['no_proxy', 'NO_PROXY'],
+    doc: 'Hosts that are reached without a proxy.',
+  },
+  s3Endpoint: {
+    kind: 'text',
+    flag: 's3-endpoint',
+    env: ['IMGSTORE_S3_ENDPOINT', 'AWS_ENDPOINT_URL_S3', 'AWS_ENDPOINT_URL'],
+    doc: 'Address of the S3 service, when it is not AWS.',
+  },
+  s3Region: {
+    kind: 'text',
+    default: 'us-east-1',
+    flag: 's3-region',
+    env: ['IMGSTORE_S3_REGION', 'AWS_REGION', 'AWS_DEFAULT_REGION'],
+    doc: 'Region that S3 requests are signed for.',
+  },
+  s3PathStyle: {
+    kind: 'flag',
+    default: false,
+    flag: 's3-path-style',
+    env: ['IMGSTORE_S3_PATH_STYLE'],
+    doc: 'Address buckets by path (endpoint/bucket/key), as most S3 services other than AWS want. On by itself when an endpoint is set.',
+  },
+  s3Anonymous: {
+    kind: 'flag',
+    default: false,
+    flag: 's3-anonymous',
+    env: ['IMGSTORE_S3_ANONYMOUS'],
+    doc: 'Send S3 requests unsigned. On by itself when no key is set.',
+  },
+  s3AccessKeyId: {
+    kind: 'text',
+    env: ['AWS_ACCESS_KEY_ID'],
+    isSecret: true,
+    doc: 'Access key for S3.',
+  },
+  s3SecretAccessKey: {
+    kind: 'text',
+    env: ['AWS_SECRET_ACCESS_KEY'],
+    isSecret: true,
+    doc: 'Secret key for S3.',
+  },
+  s3SessionToken: {
+    kind: 'text',
+    env: ['AWS_SESSION_TOKEN'],
+    isSecret: true,
+    doc: 'Session token for S3.',
+  },
+
+  // Unpacking; what is not set comes from the profile
+  profile: {
+    kind: 'choice',
+    choices: profiles,
+    default: 'strict',
+    flag: 'profile',
+    env: ['IMGSTORE_PROFILE'],
+    doc: 'How archives are judged: strict (small and plain), image (a faithful root filesystem), data (plain files of any size).',
+  },
+  maxFiles: {
+    kind: 'count',
+    min: 1,
+    max: 1e9,
+    flag: 'max-files',
+    env: ['IMGSTORE_MAX_FILES'],
+    doc: 'Most entries of an archive.',
+  },
+  maxFileBytes: {
+    kind: 'bytes',
+    min: 0,
+    max: 1024 * TiB,
+    flag: 'max-file-size',
+    env: ['IMGSTORE_MAX_FILE_SIZE'],
+    doc: 'Largest file of an archive.',
+  },
+  maxTotalBytes: {
+    kind: 'bytes',
+    min: 0,
+    max: 1024 * TiB,
+    flag: 'max-total-size',
+    env: ['IMGSTORE_MAX_TOTAL_SIZE'],
+    doc: 'Largest sum of the files of an archive.',
+  },
+  maxRatio: {
+    kind: 'count',
+    min: 1,
+    max: 1e6,
+    flag: 'max-ratio',
+    env: ['IMGSTORE_MAX_RATIO'],
+    doc: 'Most bytes that one compressed byte may become.',
+  },
+  maxDepth: {
+    kind: 'count',
+    min: 1,
+    max: 2000,
+    flag: 'max-depth',
+    env: ['IMGSTORE_MAX_DEPTH'],
+    doc: 'Deepest path of an archive.',
+  },
+
+  // Mounts
+  mountDriver: {
+    kind: 'choice',
+    choices: ['kernel', 'fuse'],
+    default: 'kernel',
+    flag: 'mount-driver',
+    env: ['IMGSTORE_MOUNT_DRIVER'],
+    doc: "What mounts images: the kernel's overlayfs, or the program fuse-overlayfs.",
+  },
+  mountNoexec: {
+    kind: 'flag',
+    default: false,
+    env: ['IMGSTORE_MOUNT_NOEXEC'],
+    doc: 'Mount active images noexec (they are always nodev and nosuid).',
+  },
+  runDriver: {
+    kind: 'choice',
+    choices: ['auto', 'runc', 'unshare'],
+    default: 'auto',
+    env: ['IMGSTORE_RUN_DRIVER'],
+    doc: 'What `imgstore run` confines programs with; auto takes runc when it is installed.',
+  },
+
+  // Daemon and upkeep
+  listen: {
+    kind: 'text',
+    flag: 'listen',
+    env: ['IMGSTORE_LISTEN'],
+    doc: "Address (host:port) of the worker's /healthz, /readyz and /metrics.",
+  },
+  staleAfterMs: {
+    kind: 'duration',
+    default: HOUR,
+    min: 0,
+    max: 8760 * HOUR,
+    env: ['IMGSTORE_STALE_AFTER'],
+    doc: 'Age at which cleanup removes parts and staging trees that no run needs.',
+  },
+  healthSpaceBytes: {
+    kind: 'bytes',
+    default: 0,
+    min: 0,
+    max: 1024 * TiB,
+    env: ['IMGSTORE_HEALTH_SPACE'],
+    doc: 'Free space in the store below which /healthz fails.',
+  },
+  failpoints: {
+    kind: 'text',
+    env: ['IMGSTORE_FAILPOINT'],
+    isHidden: true,
+    doc: 'For tests: places at which the program dies.',
+  },
+  notifySocket: {
+    kind: 'text',
+    env: ['NOTIFY_SOCKET'],
+    isHidden: true,
+    doc: 'Set by systemd: where readiness is told.',
+  },
+  watchdogUsec: {
+    kind: 'count',
+    min: 0,
+    max: 1e12,
+    env: ['WATCHDOG_USEC'],
+    isHidden: true,
+    doc: 'Set by systemd: how often it wants to hear that the loop runs.',
+  },
+})
+
+export type SettingKey = keyof typeof settingTable
+export const settingKeys = Object.keys(settingTable) as SettingKey[]
+
+/** Every setting, checked and frozen. Sizes in bytes, durations in milliseconds; absent ones are undefined. */
+export type Settings = {
+  readonly [K in SettingKey]: (typeof settingTable)[K] extends {default: unknown}
+    ? ValueOf<(typeof settingTable)[K]>
+    : K extends 'store' | 'db'
+      ? string
+      : ValueOf<(typeof settingTable)[K]> | undefined
+}
+
+/** Where each value came from, as a sentence part: "flag --store", "IMGSTORE_STORE_PATH", "default". */
+export type SettingOrigins = Readonly<Record<SettingKey, string>>
+
+export type SettingInputs = {
+  /** Values of flags that were given, by setting key; text or already typed. */
+  flags?: Readonly<Partial<Record<SettingKey, string | number | boolean | undefined>>>
+  /** The environment; `process.env` when absent. */
+  env?: Readonly<Record<string, string | undefined>>
+  /** Config file; `isRequired` when a person named it. */
+  config?: {path: string; isRequired: boolean}
+  /** The user's data directory, for the last choice of the store. */
+  dataDir: string
+  /** Relative paths are taken from here; the working directory when absent. */
+  cwd?: string
+}
+
+/**
+ * Resolves every setting: flag, then environment, then config file, then default.
+ *
+ * Errors: invalid_setting, unknown_setting.
+ */
+export function resolveSettings(inputs: SettingInputs): {
+  settings: Settings
+  origins: SettingOrigins
+} {
+  const env = inputs.env ?? process.env
+  const cwd = inputs.cwd ?? process.cwd()
+  const file = readConfig(inputs.config)
+  const values: Record<string, unknown> = {}
+  const origins: Record<string, string> = {}
+  for (const key of settingKeys) {
+    const spec: SettingSpec = settingTable[key]
+    const found = findValue(key, spec, inputs, env, file)
+    if (found === undefined) {
+      values[key] = spec.default
+      origins[key] = 'default'
+      continue
+    }
+    const value = parseValue(spec, found.raw)
+    if (value === undefined) {
+      const shown = spec.isSecret ? '***' : String(found.raw)
+      throw fail('invalid_setting', {
+        setting: key,
+        value: shown,
+        from: found.from,
+        expected: expectation(spec),
+      })
+    }
+    values[key] = spec.kind === 'path' ? resolve(cwd, String(value)) : value
+    origins[key] = found.from
+  }
+  if (values['store'] === undefined) {
+    const taken = findStore(cwd, inputs.dataDir)
+    values['store'] = taken.path
+    origins['store'] = taken.why
+  }
+  if (values['db'] === undefined) {
+    values['db'] = join(dirname(values['store'] as string), 'store.db')
+    origins['db'] = 'beside the store'
+  }
+  return {settings: Object.freeze(values) as Settings, origins: origins as SettingOrigins}
+}
+
+type Found = {raw: unknown; from: string}
+
+function findValue(
+  key: SettingKey,
+  spec: SettingSpec,
+  inputs: SettingInputs,
+  env: Readonly<Record<string, string | undefined>>,
+  file: {path: string; values: Record<string, unknown>} | undefined,
+): Found | undefined {
+  const flag = inputs.flags?.[key]
+  if (flag !== undefined) return {raw: flag, from: `flag --${spec.flag ?? key}`}
+  for (const name of spec.env ?? []) {
+    const value = env[name]
+    if (value !== undefined && value !== '') return {raw: value, from: name}
+  }
+  if (file && Object.hasOwn(file.values, key)) return {raw: file.values[key], from: file.path}
+  return undefined
+}
+
+function findStore(cwd: string, dataDir: string): {path: string; why: string} {
+  const here = join(cwd, 'store')
+  if (existsSync(here)) return {path: here, why: './store exists'}
+  const system = '/var/lib/imgstore/store'
+  if (existsSync(system)) return {path: system, why: `${system} exists`}
+  return {path: join(dataDir, 'store'), why: "the user's data directory"}
+}
+
+function readConfig(
+  config: SettingInputs['config'],
+): {path: string; values: Record<string, unknown>} | undefined {
+  if (!config) return undefined
+  let text: string
+  try {
+    text = readFileSync(config.path, 'utf8')
+  } catch (error) {
+    if (!config.isRequired) return undefined
+    const reason = error instanceof Error ? error.message : String(error)
+    throw fail('invalid_setting', {
+      setting: 'config',
+      value: config.path,
+      from: '--config',
+      expected: `a readable file (${reason})`,
+    })
+  }
+  let values: unknown
+  try {
+    values = JSON.parse(text)
+  } catch {
+    values = undefined
+  }
+  if (typeof values !== 'object' || values === null || Array.isArray(values)) {
+    throw fail('invalid_setting', {
+      setting: 'config',
+      value: config.path,
+      from: config.path,
+      expected: 'a JSON object of settings',
+    })
+  }
+  for (const key of Object.keys(values)) {
+    if (!Object.hasOwn(settingTable, key))
+      throw fail('unknown_setting', {setting: key, from: config.path})
+  }
+  return {path: config.path, values: values as Record<string, unknown>}
+}
+
+/** What a value must look like, for messages and docs: "a size from 1 to 256 GiB". */
+export function expectation(spec: SettingSpec): string {
+  const range =
+    'min' in spec ? ` from ${formatValue(spec, spec.min)} to ${formatValue(spec, spec.max)}` : ''
+  switch (spec.kind) {
+    case 'path':
+      return 'a path'
+    case 'text':
+      return 'text'
+    case 'flag':
+      return 'true or false'
+    case 'choice':
+      return `one of ${spec.choices.join(', ')}`
+    case 'count':
+      return `a whole number${range}`
+    case 'bytes':
+      return `a size${range} (such as 100MiB)`
+    case 'duration':
+      return `a duration${range} (such as 30s)`
+  }
+}
