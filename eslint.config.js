@@ -31,7 +31,7 @@ export default tseslint.config(
     },
   },
   {
-    files: ['test/**', 'bench/**', 'src/core/settings.ts'],
+    files: ['test/**', 'bench/**', 'scripts/**', 'src/core/settings.ts'],
     rules: {
       'no-restricted-syntax': 'off',
       '@typescript-eslint/no-unused-expressions': 'off',

@@ -1,0 +1,35 @@
+#!/usr/bin/env node
+import './check-node.js'
+import fs from 'fs'
+import module from 'module'
+import os from 'os'
+import path from 'path'
+
+if (fs.existsSync(new URL('../dist/src/commands', import.meta.url))) {
+  const cache = compileCacheDir()
+  if (cache) module.enableCompileCache(cache)
+  import('@oclif/core').then(({execute}) => execute({dir: import.meta.url}))
+} else {
+  console.error('imgstore is not built yet. Run `npm run build` in its directory.')
+  process.exitCode = 15
+}
+
+/**
+ * Where V8 keeps compiled code between starts, or undefined when there is no place for it that only this user
+ * can write: whoever writes there decides what we run. For root that is no matter of HOME, which sudo may keep.
+ */
+function compileCacheDir() {
+  const uid = process.geteuid()
+  const base =
+    uid === 0 ? '/var/cache' : process.env.XDG_CACHE_HOME || path.join(os.homedir(), '.cache')
+  const dir = path.join(base, 'imgstore')
+  try {
+    fs.mkdirSync(dir, {recursive: true, mode: 0o700})
+    const stat = fs.lstatSync(dir)
+    if (stat.isDirectory() && stat.uid === uid && !(stat.mode & 0o022))
+      return path.join(dir, 'compiled')
+  } catch {
+    // A read-only or foreign home: start without the cache.
+  }
+  return undefined
+}
