@@ -112,8 +112,9 @@ export const errorTable = {
     http: 404,
     grpc: 'not_found',
   }),
-  source_not_found: row<{url: string; status: number}>({
-    message: (d) => `the source has nothing at ${d.url} (status ${d.status})`,
+  source_not_found: row<{url: string; status?: number}>({
+    message: (d) =>
+      `the source has nothing at ${d.url}${d.status === undefined ? '' : ` (status ${d.status})`}`,
     hint: 'Check the address; then `imgstore retry NAME`, or fetch again with --replace.',
     fault: 'source',
     retry: 'never',
@@ -167,6 +168,15 @@ export const errorTable = {
     http: 409,
     grpc: 'aborted',
   }),
+  blob_busy: row<{digest: string}>({
+    message: (d) => `the download of blob sha256:${d.digest} was taken over by another worker`,
+    hint: 'Nothing to do: the other worker finishes it.',
+    fault: 'host',
+    retry: 'backoff',
+    exit: 11,
+    http: 409,
+    grpc: 'aborted',
+  }),
   mount_busy: row<{path: string}>({
     message: (d) => `${d.path} is in use and cannot be unmounted`,
     hint: 'End the processes that use it (`fuser -vm PATH` lists them), then try again.',
@@ -197,9 +207,9 @@ export const errorTable = {
     grpc: 'data_loss',
   }),
   // source and network
-  source_refused: row<{url: string; status: number; reason: string}>({
+  source_refused: row<{url: string; status?: number; reason: string}>({
     message: (d) =>
-      `the source refused ${d.url}: status ${d.status}${d.reason ? ` (${d.reason})` : ''}`,
+      `the source refused ${d.url}: ${[d.status === undefined ? '' : `status ${d.status}`, d.reason].filter(Boolean).join(', ')}`,
     hint: 'Check the address and the credentials; then `imgstore retry NAME`.',
     fault: 'source',
     retry: 'never',

@@ -1,0 +1,161 @@
+/**
+ * Content-addressed files.
+ *
+ * Vocabulary: a *blob* is a whole file whose SHA-256 is its name. A *part* is the beginning of one, still growing.
+ * A *note* says where a part comes from, so that the next attempt can ask the same source for the rest.
+ */
+import {readdir, rename, rm, stat} from 'node:fs/promises'
+import {join} from 'node:path'
+import type {Digest} from '../digest.ts'
+import {fail, fromSystemError, systemCode} from '../errors.ts'
+import {failpoint} from '../failpoint.ts'
+import {makeDirectory, syncDirectory} from './durable.ts'
+import {blobName, blobsDirOf, noteName, partName, quarantineDirOf} from './layout.ts'
+import {parseBlobFileName, type BlobFileKind} from './layout.ts'
+import type {HashFileOptions} from './read.ts'
+import {verifyBlobFile, type VerifyResult} from './verify.ts'
+import {beginPart, type BeginPartOptions, type PartWriter} from './write.ts'
+
+export type {PartNote, PartWriter} from './write.ts'
+export type {VerifyResult} from './verify.ts'
+
+/** One file of the blobs or quarantine directory. */
+export type BlobFile = {
+  kind: BlobFileKind
+  /** Its name in its directory. */
+  name: string
+  path: string
+  digest?: Digest
+  sizeBytes: number
+  mtimeMs: number
+}
+
+/** Blobs on disk, by digest. Nothing here decides what is needed: that is the caller's. */
+export type BlobStore = {
+  pathOf(digest: Digest): string
+  partPathOf(digest: Digest): string
+  /** Size and time of a finished blob, or undefined when there is none. */
+  stat(digest: Digest): Promise<{sizeBytes: number; mtimeMs: number} | undefined>
+  /** Size of a part that an earlier attempt left, or undefined. */
+  statPart(digest: Digest): Promise<{sizeBytes: number; mtimeMs: number} | undefined>
+  beginPart(digest: Digest, options: BeginPartOptions): Promise<PartWriter>
+  /** Every file in the blobs and quarantine directories, in no order. Files that vanish meanwhile are left out. */
+  list(): AsyncIterable<BlobFile>
+  /** Deletes a blob, durably; false when there was none. */
+  remove(digest: Digest): Promise<boolean>
+  /** Deletes a part with its note and copies; false when there was none. A writer that still has it open writes into nothing. */
+  removePart(digest: Digest): Promise<boolean>
+  /** Moves a blob out of the way to `<store>/quarantine/<sha256>.tar[.N]` and returns the new path, or undefined when there was none. */
+  quarantine(digest: Digest): Promise<string | undefined>
+  /** Hashes a blob from the disk. Errors: blob_damaged when it is missing. */
+  verify(digest: Digest, options?: HashFileOptions): Promise<VerifyResult>
+}
+
+async function statFile(path: string): Promise<{sizeBytes: number; mtimeMs: number} | undefined> {
+  try {
+    const found = await stat(path)
+    return found.isFile() ? {sizeBytes: found.size, mtimeMs: found.mtimeMs} : undefined
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return undefined
+    throw fromSystemError(error, path, 'read')
+  }
+}
+
+async function* listDirectory(dir: string, kind?: BlobFileKind): AsyncIterable<BlobFile> {
+  let names: string[]
+  try {
+    names = await readdir(dir)
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return
+    throw fromSystemError(error, dir, 'list')
+  }
+  for (const name of names) {
+    const path = join(dir, name)
+    const found = await statFile(path)
+    if (!found) continue
+    // A quarantined name is a blob's with a number behind it.
+    const parsed = parseBlobFileName(kind ? name.replace(/\.\d+$/, '') : name)
+    yield {...parsed, ...found, name, path, kind: kind ?? parsed.kind}
+  }
+}
+
+async function unlinkDurably(dir: string, name: string): Promise<boolean> {
+  const path = join(dir, name)
+  try {
+    await rm(path)
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return false
+    throw fromSystemError(error, path, 'remove')
+  }
+  await syncDirectory(dir)
+  return true
+}
+
+async function moveToQuarantine(storeDir: string, digest: Digest): Promise<string | undefined> {
+  const blobsDir = blobsDirOf(storeDir)
+  const quarantineDir = quarantineDirOf(storeDir)
+  const source = join(blobsDir, blobName(digest))
+  if ((await statFile(source)) === undefined) return undefined
+  await makeDirectory(quarantineDir)
+  let target = join(quarantineDir, blobName(digest))
+  for (let n = 1; (await statFile(target)) !== undefined; n++) {
+    target = join(quarantineDir, `${blobName(digest)}.${n}`)
+  }
+  try {
+    await rename(source, target)
+    failpoint('blobs.quarantined')
+    await syncDirectory(quarantineDir)
+    await syncDirectory(blobsDir)
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return undefined
+    throw fromSystemError(error, source, 'move')
+  }
+  return target
+}
+
+async function removePartFiles(blobsDir: string, digest: Digest): Promise<boolean> {
+  let wasRemoved = false
+  for await (const file of listDirectory(blobsDir)) {
+    if (file.digest !== digest || (file.kind !== 'part' && file.kind !== 'sidecar')) continue
+    await rm(file.path, {force: true})
+    wasRemoved ||= file.kind === 'part'
+  }
+  return wasRemoved
+}
+
+/** The blobs of one store. Touches the disk only when used; the directories are made when first needed. */
+export function openBlobs(storeDir: string): BlobStore {
+  const blobsDir = blobsDirOf(storeDir)
+  const pathOf = (digest: Digest): string => join(blobsDir, blobName(digest))
+  const partPathOf = (digest: Digest): string => join(blobsDir, partName(digest))
+  return {
+    pathOf,
+    partPathOf,
+    stat: (digest) => statFile(pathOf(digest)),
+    statPart: (digest) => statFile(partPathOf(digest)),
+    beginPart: (digest, options) =>
+      beginPart(
+        {
+          digest,
+          blobsDir,
+          blobPath: pathOf(digest),
+          partPath: partPathOf(digest),
+          notePath: join(blobsDir, noteName(digest)),
+        },
+        options,
+      ),
+    async *list() {
+      yield* listDirectory(blobsDir)
+      yield* listDirectory(quarantineDirOf(storeDir), 'quarantine')
+    },
+    remove: (digest) => unlinkDurably(blobsDir, blobName(digest)),
+    removePart: (digest) => removePartFiles(blobsDir, digest),
+    quarantine: (digest) => moveToQuarantine(storeDir, digest),
+    async verify(digest, options) {
+      if ((await statFile(pathOf(digest))) === undefined) {
+        throw fail('blob_damaged', {digest, reason: 'the file is missing'})
+      }
+      return verifyBlobFile(pathOf(digest), digest, options)
+    },
+  }
+}

@@ -1,0 +1,28 @@
+/**
+ * Where blobs live: `<store>/blobs/<sha256>.tar`. A download grows in `<sha256>.tar.tmp` (the part), beside it
+ * `<sha256>.tar.tmp.json` (the note: from where, with which validator). Damaged blobs go to `<store>/quarantine`.
+ */
+import {join} from 'node:path'
+import type {Digest} from '../digest.ts'
+
+export const blobsDirOf = (storeDir: string): string => join(storeDir, 'blobs')
+export const quarantineDirOf = (storeDir: string): string => join(storeDir, 'quarantine')
+
+export const blobName = (digest: Digest): string => `${digest}.tar`
+export const partName = (digest: Digest): string => `${digest}.tar.tmp`
+export const noteName = (digest: Digest): string => `${digest}.tar.tmp.json`
+
+/** What a name in the blobs or quarantine directory stands for. */
+export type BlobFileKind = 'blob' | 'part' | 'sidecar' | 'quarantine' | 'other'
+
+const namePattern =
+  /^([0-9a-f]{64})\.tar(?:(\.tmp)(?:\.copy-[0-9a-f]+)?(\.json(?:\.[0-9a-f]+)?)?)?$/
+
+/** Reads a name of the blobs directory; names that imgstore did not make are `other`. */
+export function parseBlobFileName(name: string): {kind: BlobFileKind; digest?: Digest} {
+  const match = namePattern.exec(name)
+  if (!match) return {kind: 'other'}
+  const digest = match[1] as Digest
+  if (match[2] === undefined) return {kind: 'blob', digest}
+  return {kind: match[3] === undefined ? 'part' : 'sidecar', digest}
+}

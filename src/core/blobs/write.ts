@@ -1,0 +1,288 @@
+/**
+ * Writing one blob: bytes are appended to a part and hashed on the way; the part becomes the blob only when its
+ * digest is right and its bytes are on the disk.
+ *
+ * The danger: a worker that was stopped past its lease may wake up and write again. A new owner therefore takes
+ * over with a copy of the part (`isTakeover`): the old writer's descriptor then leads to a file without a name. And
+ * every act by name (commit, discard) first checks that the name still means the file that this writer has open.
+ */
+import {createHash, randomBytes, type Hash} from 'node:crypto'
+import {constants} from 'node:fs'
+import {copyFile, open, readFile, rename, rm, stat, writeFile} from 'node:fs/promises'
+import type {FileHandle} from 'node:fs/promises'
+import {assert} from '../assert.ts'
+import type {Digest} from '../digest.ts'
+import {fail, fromSystemError, systemCode} from '../errors.ts'
+import {failpoint} from '../failpoint.ts'
+import {makeDirectory, syncDirectory} from './durable.ts'
+import {hashFile} from './read.ts'
+
+/** Where a part comes from. `url` is without secrets; `validator` is the source's own text (an ETag or a date). */
+export type PartNote = {url: string; validator?: string; totalBytes?: number}
+
+export type BeginPartOptions = {
+  /** True when another owner may still have the part open: work goes on in a copy of it. */
+  isTakeover: boolean
+  signal: AbortSignal
+}
+
+/** The one writer of a part. Exactly one of `commit`, `abandon`, `discard` ends it; `abandon` and `discard` may follow a failed `commit`. */
+export type PartWriter = {
+  /** Bytes in the part now. */
+  readonly sizeBytes: number
+  /** What is known of the bytes in the part; undefined when nobody noted it. */
+  readonly note: PartNote | undefined
+  /**
+   * Writes `chunks` behind the rest and hashes them. They may be reused once it resolves.
+   * Errors: no_space, io_failed; the writer can then only be ended.
+   * Cost: one write for all of them; the caller gathers (1 MiB is good).
+   */
+  append(chunks: readonly Uint8Array[]): Promise<void>
+  /** Keeps `note` beside the part for the next attempt. */
+  saveNote(note: PartNote): Promise<void>
+  /** Reads bytes of the part; fewer come back at its end. */
+  read(position: number, lengthBytes: number): Promise<Buffer>
+  /** Forgets all bytes and the note. */
+  restart(): Promise<void>
+  /** The digest of the bytes so far. */
+  digest(): Digest
+  /**
+   * Makes the part the blob.
+   * Guarantees: durable when it returns (file synced, renamed, directory synced).
+   * Errors: digest_mismatch (part and note are removed), blob_busy when another owner took the part, no_space, io_failed.
+   */
+  commit(): Promise<{digest: Digest; sizeBytes: number}>
+  /** Ends the writer and keeps what is there for the next attempt (not synced: a part is checked again anyway). */
+  abandon(): Promise<void>
+  /** Ends the writer and removes its part and note. */
+  discard(): Promise<void>
+}
+
+type Place = {
+  digest: Digest
+  blobsDir: string
+  blobPath: string
+  partPath: string
+  notePath: string
+}
+
+/**
+ * Opens the part of a blob for writing, with what an earlier attempt left in it hashed again.
+ *
+ * Errors: no_space, io_failed, permission_denied; the signal's reason.
+ * Cost: one pass over the bytes already there; with `isTakeover` also a copy of them (a reflink where the file system can).
+ */
+export async function beginPart(place: Place, options: BeginPartOptions): Promise<PartWriter> {
+  await makeDirectory(place.blobsDir)
+  let file: FileHandle | undefined
+  try {
+    if (options.isTakeover) await replaceByCopy(place.partPath)
+    file = await open(
+      place.partPath,
+      constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW,
+      0o644,
+    )
+    assert((await file.stat()).isFile(), 'a part is a regular file')
+    failpoint('blobs.part_opened')
+    const hash = createHash('sha256')
+    const sizeBytes = await hashFile(file, hash, {signal: options.signal})
+    const note = sizeBytes > 0 ? await readNote(place.notePath) : undefined
+    return new FilePartWriter(place, file, hash, sizeBytes, note)
+  } catch (error) {
+    await file?.close()
+    options.signal.throwIfAborted()
+    throw fromSystemError(error, place.partPath, 'write')
+  }
+}
+
+/** Gives the name a new file with the same bytes, so that whoever has the old one open no longer reaches it. */
+async function replaceByCopy(path: string): Promise<void> {
+  const copyPath = `${path}.copy-${randomBytes(6).toString('hex')}`
+  try {
+    await copyFile(path, copyPath, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE)
+    await rename(copyPath, path)
+    failpoint('blobs.part_copied')
+  } catch (error) {
+    await rm(copyPath, {force: true})
+    if (systemCode(error) !== 'ENOENT') throw error
+  }
+}
+
+async function readNote(path: string): Promise<PartNote | undefined> {
+  let parsed: unknown
+  try {
+    parsed = JSON.parse(await readFile(path, 'utf8'))
+  } catch {
+    // No note, or a torn one: the part can still be resumed, only without a validator.
+    return undefined
+  }
+  if (typeof parsed !== 'object' || parsed === null) return undefined
+  const {url, validator, totalBytes} = parsed as Record<string, unknown>
+  if (typeof url !== 'string') return undefined
+  return {
+    url,
+    ...(typeof validator === 'string' ? {validator} : {}),
+    ...(typeof totalBytes === 'number' && Number.isSafeInteger(totalBytes) ? {totalBytes} : {}),
+  }
+}
+
+class FilePartWriter implements PartWriter {
+  sizeBytes: number
+  note: PartNote | undefined
+  readonly #place: Place
+  #file: FileHandle | undefined
+  #hash: Hash
+  #isBroken = false
+
+  constructor(
+    place: Place,
+    file: FileHandle,
+    hash: Hash,
+    sizeBytes: number,
+    note: PartNote | undefined,
+  ) {
+    this.#place = place
+    this.#file = file
+    this.#hash = hash
+    this.sizeBytes = sizeBytes
+    this.note = note
+  }
+
+  #openFile(): FileHandle {
+    assert(this.#file !== undefined, 'an ended part writer is not used again')
+    return this.#file
+  }
+
+  async append(chunks: readonly Uint8Array[]): Promise<void> {
+    assert(!this.#isBroken, 'a part writer is not used after a failed write')
+    const file = this.#openFile()
+    let lengthBytes = 0
+    for (const chunk of chunks) lengthBytes += chunk.byteLength
+    // The thread pool writes while this thread hashes; the loop comes back once both are done.
+    this.#isBroken = true
+    const written = writeAll(file, chunks, this.sizeBytes, lengthBytes)
+    for (const chunk of chunks) this.#hash.update(chunk)
+    try {
+      await written
+    } catch (error) {
+      throw fromSystemError(error, this.#place.partPath, 'write')
+    }
+    this.#isBroken = false
+    this.sizeBytes += lengthBytes
+  }
+
+  async saveNote(note: PartNote): Promise<void> {
+    const path = this.#place.notePath
+    const temporary = `${path}.${randomBytes(6).toString('hex')}`
+    try {
+      await writeFile(temporary, `${JSON.stringify(note)}\n`, {flag: 'wx', mode: 0o600})
+      await rename(temporary, path)
+      failpoint('blobs.note_saved')
+    } catch (error) {
+      await rm(temporary, {force: true})
+      throw fromSystemError(error, path, 'write')
+    }
+    this.note = note
+  }
+
+  async read(position: number, lengthBytes: number): Promise<Buffer> {
+    const buffer = Buffer.allocUnsafe(lengthBytes)
+    try {
+      const {bytesRead} = await this.#openFile().read(buffer, 0, lengthBytes, position)
+      return buffer.subarray(0, bytesRead)
+    } catch (error) {
+      throw fromSystemError(error, this.#place.partPath, 'read')
+    }
+  }
+
+  async restart(): Promise<void> {
+    try {
+      await this.#openFile().truncate(0)
+      if (await this.#isNameMine()) await rm(this.#place.notePath, {force: true})
+    } catch (error) {
+      throw fromSystemError(error, this.#place.partPath, 'write')
+    }
+    this.#hash = createHash('sha256')
+    this.#isBroken = false
+    this.sizeBytes = 0
+    this.note = undefined
+  }
+
+  digest(): Digest {
+    return this.#hash.copy().digest('hex') as Digest
+  }
+
+  async commit(): Promise<{digest: Digest; sizeBytes: number}> {
+    assert(!this.#isBroken, 'a part whose write failed is not committed')
+    const {digest, blobPath, partPath, notePath, blobsDir} = this.#place
+    const {sizeBytes} = this
+    const actual = this.digest()
+    if (actual !== digest) {
+      await this.discard()
+      throw fail('digest_mismatch', {expected: digest, actual, sizeBytes})
+    }
+    const file = this.#openFile()
+    try {
+      assert((await file.stat()).size === sizeBytes, 'a part has as many bytes as were hashed')
+      // A failed sync is never taken as done: the kernel may have dropped the pages and forgotten the error.
+      await file.sync()
+      failpoint('blobs.synced')
+      if (!(await this.#isNameMine())) throw fail('blob_busy', {digest})
+      await rename(partPath, blobPath)
+      failpoint('blobs.renamed')
+      await syncDirectory(blobsDir)
+      failpoint('blobs.durable')
+      await rm(notePath, {force: true})
+    } catch (error) {
+      throw fromSystemError(error, blobPath, 'write')
+    }
+    await this.abandon()
+    return {digest, sizeBytes}
+  }
+
+  async abandon(): Promise<void> {
+    const file = this.#file
+    this.#file = undefined
+    await file?.close()
+  }
+
+  async discard(): Promise<void> {
+    try {
+      if (this.#file !== undefined && (await this.#isNameMine())) {
+        await rm(this.#place.partPath, {force: true})
+        await rm(this.#place.notePath, {force: true})
+        failpoint('blobs.part_discarded')
+      }
+    } finally {
+      await this.abandon()
+    }
+  }
+
+  /** Whether the part's name still leads to the file that this writer has open. */
+  async #isNameMine(): Promise<boolean> {
+    const mine = await this.#openFile().stat({bigint: true})
+    try {
+      const named = await stat(this.#place.partPath, {bigint: true})
+      return named.ino === mine.ino && named.dev === mine.dev
+    } catch (error) {
+      if (systemCode(error) === 'ENOENT') return false
+      throw error
+    }
+  }
+}
+
+async function writeAll(
+  file: FileHandle,
+  chunks: readonly Uint8Array[],
+  position: number,
+  lengthBytes: number,
+): Promise<void> {
+  const {bytesWritten} = await file.writev(chunks, position)
+  if (bytesWritten === lengthBytes) return
+  // A short write: mostly a disk about to be full. Writing the rest gives the reason, or goes on.
+  const rest = Buffer.concat(chunks).subarray(bytesWritten)
+  for (let done = 0; done < rest.length;) {
+    const result = await file.write(rest, done, rest.length - done, position + bytesWritten + done)
+    done += result.bytesWritten
+  }
+}
