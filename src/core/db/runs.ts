@@ -1,0 +1,251 @@
+/** Runs: one open one for an image on a host at most, claimed by owners under leases. */
+import {sql} from 'kysely'
+import type {Digest} from '../digest.ts'
+import {newUlid, type ImageName, type NodeId, type OwnerId, type RunId} from '../ids.ts'
+import type {Goal, ImageState, RunSummary} from '../image.ts'
+import {errorFrom, present, type Query} from './query.ts'
+import type {RunsTable} from './schema.ts'
+
+const open = ['pending', 'running', 'waiting'] as const
+
+type Row = Omit<RunsTable, 'attempt' | 'epoch' | 'is_takeover'> & {
+  attempt: number
+  epoch: number
+  is_takeover: 0 | 1
+}
+
+function toSummary(row: Row): RunSummary {
+  return {
+    id: row.id,
+    image: row.image_name,
+    node: row.node,
+    goal: row.goal,
+    status: row.status,
+    attempt: row.attempt,
+    epoch: row.epoch,
+    createdAt: row.created_at,
+    ...present({
+      step: row.step,
+      owner: row.owner,
+      dueAt: row.status === 'waiting' ? row.due_at : null,
+      startedAt: row.started_at,
+      finishedAt: row.finished_at,
+      error: errorFrom(row.error),
+      progress:
+        row.progress_at === null
+          ? null
+          : {
+              doneBytes: row.progress_done ?? 0,
+              at: row.progress_at,
+              ...(row.progress_total === null ? {} : {totalBytes: row.progress_total}),
+            },
+    }),
+  }
+}
+
+/** Opens a run; the image must have no open one (`cancelOpenRun` first). */
+export async function addRun(
+  q: Query,
+  run: {imageId: number; image: ImageName; node: NodeId; digest: Digest; goal: Goal; now: number},
+): Promise<RunId> {
+  const id = newUlid(run.now) as RunId
+  await q
+    .insertInto('runs')
+    .values({
+      id,
+      image_id: run.imageId,
+      image_name: run.image,
+      node: run.node,
+      digest: run.digest,
+      goal: run.goal,
+      status: 'pending',
+      step: null,
+      owner: null,
+      lease_expires_at: null,
+      due_at: run.now,
+      progress_done: null,
+      progress_total: null,
+      progress_at: null,
+      error: null,
+      created_at: run.now,
+      started_at: null,
+      finished_at: null,
+    })
+    .execute()
+  return id
+}
+
+export async function getOpenRun(
+  q: Query,
+  imageId: number,
+  node: NodeId,
+): Promise<RunSummary | undefined> {
+  const row = await q
+    .selectFrom('runs')
+    .selectAll()
+    .where('image_id', '=', imageId)
+    .where('node', '=', node)
+    .where('status', 'in', open)
+    .executeTakeFirst()
+  return row && toSummary(row)
+}
+
+/** The open run of an image, else its last one. */
+export async function getLatestRun(
+  q: Query,
+  imageId: number,
+  node: NodeId,
+): Promise<RunSummary | undefined> {
+  const row = await q
+    .selectFrom('runs')
+    .selectAll()
+    .where('image_id', '=', imageId)
+    .where('node', '=', node)
+    .orderBy('id', 'desc')
+    .limit(1)
+    .executeTakeFirst()
+  return row && toSummary(row)
+}
+
+/** Runs by id or by the start of one. */
+export async function findRuns(q: Query, node: NodeId, prefix: string): Promise<RunSummary[]> {
+  if (!/^[0-9A-HJKMNP-TV-Z]{4,26}$/i.test(prefix)) return []
+  const rows = await q
+    .selectFrom('runs')
+    .selectAll()
+    .where('node', '=', node)
+    .where(sql<boolean>`id like ${`${prefix.toUpperCase()}%`}`)
+    .limit(2)
+    .execute()
+  return (rows as Row[]).map(toSummary)
+}
+
+/** Newest first. */
+export async function listRuns(
+  q: Query,
+  filter: {node: NodeId; image?: ImageName; isOpen?: boolean; limit: number},
+): Promise<RunSummary[]> {
+  let query = q.selectFrom('runs').selectAll().where('node', '=', filter.node)
+  if (filter.image !== undefined) query = query.where('image_name', '=', filter.image)
+  if (filter.isOpen === true) query = query.where('status', 'in', open)
+  return (await query.orderBy('id', 'desc').limit(filter.limit).execute()).map(toSummary)
+}
+
+/** Ends an open run without result; its owner, if any, finds its lease lost. */
+export async function cancelRun(q: Query, id: RunId, now: number): Promise<void> {
+  await q
+    .updateTable('runs')
+    .set({status: 'canceled', owner: null, lease_expires_at: null, finished_at: now})
+    .where('id', '=', id)
+    .where('status', 'in', open)
+    .execute()
+}
+
+/** Makes a waiting run due at once. */
+export async function hurryRun(q: Query, id: RunId, now: number): Promise<void> {
+  await q
+    .updateTable('runs')
+    .set({due_at: now, attempt: 1})
+    .where('id', '=', id)
+    .where('status', '=', 'waiting')
+    .execute()
+}
+
+export type Claimable = {
+  id: RunId
+  image_id: number
+  image_name: ImageName
+  node: NodeId
+  goal: Goal
+  state: ImageState
+  status: 'pending' | 'running' | 'waiting'
+  attempt: number
+  epoch: number
+}
+
+/**
+ * The oldest run that is due, or whose lease has expired. Two runs never fetch the same blob at once on one host:
+ * one whose image is not DOWNLOADED yet waits while another leased one with the same digest is not either.
+ */
+export async function nextClaimable(
+  q: Query,
+  request: {node: NodeId; now: number; run?: RunId},
+): Promise<Claimable | undefined> {
+  const early = sql`('NEW', 'DOWNLOADING')`
+  const one = request.run === undefined ? sql`` : sql`and r.id = ${request.run}`
+  const {rows} = await sql<Claimable>`
+    select r.id, r.image_id, r.image_name, r.node, r.goal, p.state, r.status, r.attempt, r.epoch
+    from runs r join placements p on p.image_id = r.image_id and p.node = r.node
+    where r.node = ${request.node} ${one}
+      and ((r.status in ('pending', 'waiting') and r.due_at <= ${request.now})
+        or (r.status = 'running' and r.lease_expires_at <= ${request.now}))
+      and not (p.state in ${early} and r.goal <> 'REMOVED' and exists (
+        select 1 from runs o join placements op on op.image_id = o.image_id and op.node = o.node
+        where o.status = 'running' and o.lease_expires_at > ${request.now} and o.node = r.node
+          and o.id <> r.id and o.digest = r.digest and o.goal <> 'REMOVED' and op.state in ${early}))
+    order by r.due_at, r.id
+    limit 1`.execute(q)
+  return rows[0]
+}
+
+export async function leaseRun(
+  q: Query,
+  id: RunId,
+  lease: {owner: OwnerId; epoch: number; expiresAt: number; isTakeover: boolean; now: number},
+): Promise<void> {
+  await q
+    .updateTable('runs')
+    .set({
+      status: 'running',
+      owner: lease.owner,
+      epoch: lease.epoch,
+      lease_expires_at: lease.expiresAt,
+      is_takeover: lease.isTakeover ? 1 : 0,
+      started_at: sql<number>`coalesce(started_at, ${lease.now})`,
+      step: null,
+      progress_done: null,
+      progress_total: null,
+      progress_at: null,
+    })
+    .where('id', '=', id)
+    .execute()
+}
+
+/** Writes to a run behind the fence: false when owner and epoch are not the current ones any more. */
+export async function updateClaimed(
+  q: Query,
+  claim: {run: RunId; owner: OwnerId; epoch: number},
+  set: Partial<Omit<Row, 'id'>>,
+): Promise<boolean> {
+  const result = await q
+    .updateTable('runs')
+    .set(set)
+    .where('id', '=', claim.run)
+    .where('status', '=', 'running')
+    .where('owner', '=', claim.owner)
+    .where('epoch', '=', claim.epoch)
+    .executeTakeFirst()
+  return result.numUpdatedRows > 0n
+}
+
+/** Frees what an owner holds that is known to be dead: no lease to wait for, nobody to fear. Returns how many. */
+export async function freeRunsOf(q: Query, owner: OwnerId, now: number): Promise<number> {
+  const result = await q
+    .updateTable('runs')
+    .set({status: 'pending', owner: null, lease_expires_at: null, due_at: now})
+    .where('owner', '=', owner)
+    .where('status', '=', 'running')
+    .executeTakeFirst()
+  return Number(result.numUpdatedRows)
+}
+
+/** When the next run that nobody works on is due. */
+export async function nextDueAt(q: Query, node: NodeId): Promise<number | undefined> {
+  const row = await q
+    .selectFrom('runs')
+    .where('node', '=', node)
+    .where('status', 'in', ['pending', 'waiting'])
+    .select((eb) => eb.fn.min('due_at').as('due_at'))
+    .executeTakeFirst()
+  return row?.due_at ?? undefined
+}

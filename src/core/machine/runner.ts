@@ -1,0 +1,198 @@
+/**
+ * Works on one claimed run: step after step, one durable transition each, until goal, failure, a wait or a stop.
+ * Steps run at least once and must be idempotent; what must happen once goes into a step's `effect`, which the
+ * journal runs behind its fence.
+ */
+import type {Clock} from '../clock.ts'
+import {errorToJson, fail, ImgstoreError, toImgstoreError} from '../errors.ts'
+import type {RunEvent} from '../image.ts'
+import type {Claim, Journal, StepRecord} from '../journal.ts'
+import type {Logger} from '../log.ts'
+import type {Machine, Transition} from './define.ts'
+import {decideRetry, type RetrySettings} from './retry.ts'
+
+export type StepContext<S extends string, G extends string> = {
+  claim: Claim<S, G>
+  /** True in the first step after a takeover from an owner that may still live. */
+  isTakeover: boolean
+  attempt: number
+  /** Aborts when the worker stops or the lease is lost. */
+  signal: AbortSignal
+  /** Tells how far the step is. */
+  progress(doneBytes: number, totalBytes?: number): void
+  /** This attempt brought the work forward for good: attempts are counted anew. */
+  forward(): void
+}
+
+export type StepOutcome<P> = {
+  patch?: P
+  detail?: Record<string, unknown>
+  /** See Journal.transition. */
+  effect?: () => void
+  /** The host cannot do the step: the run ends here, without failure. */
+  held?: ImgstoreError
+}
+
+export type Steps<S extends string, G extends string, K extends string, P> = Record<
+  K,
+  (context: StepContext<S, G>) => Promise<StepOutcome<P>>
+>
+
+export type RunOutcome = 'done' | 'failed' | 'held' | 'waiting' | 'released' | 'lost'
+
+export type RunnerDeps<S extends string, G extends string, K extends string, P> = {
+  machine: Machine<S, G, K>
+  journal: Journal<S, G, P>
+  steps: Steps<S, G, K, P>
+  clock: Clock
+  log: Logger
+  retry: () => RetrySettings
+  random: () => number
+  onEvent?: (event: RunEvent) => void
+  /** Clears what a failed subject leaves behind, before the failure is written. Errors are logged only. */
+  onFailing: (claim: Claim<S, G>) => Promise<void>
+}
+
+/** Works on `claim` to an end. `stop` asks to release at the next chance; `lost` says that the lease is gone. */
+export async function runClaim<S extends string, G extends string, K extends string, P>(
+  deps: RunnerDeps<S, G, K, P>,
+  claim: Claim<S, G>,
+  signals: {stop: AbortSignal; lost: AbortSignal},
+): Promise<RunOutcome> {
+  const cursor = {state: claim.state, attempt: claim.attempt, isTakeover: claim.isTakeover}
+  try {
+    for (;;) {
+      if (signals.lost.aborted) return 'lost'
+      if ((cursor.state as string) === claim.goal) {
+        await deps.journal.finish(claim)
+        return 'done'
+      }
+      const row = deps.machine.next(cursor.state, claim.goal)
+      if (!row) throw fail('internal', {reason: `no way from ${cursor.state} to ${claim.goal}`})
+      if (signals.stop.aborted) {
+        await deps.journal.release(claim)
+        return 'released'
+      }
+      const ended = await runStep(deps, claim, row, cursor, signals)
+      if (ended !== undefined) return ended
+    }
+  } catch (error) {
+    if (error instanceof ImgstoreError && error.code === 'lease_lost') {
+      deps.log.warn({run_id: claim.run, image: claim.name}, 'run was taken over')
+      return 'lost'
+    }
+    throw error
+  }
+}
+
+/** How often the progress of a step is noted for those who watch. */
+const progressEveryMs = 200
+
+type Cursor<S> = {state: S; attempt: number; isTakeover: boolean}
+
+async function runStep<S extends string, G extends string, K extends string, P>(
+  deps: RunnerDeps<S, G, K, P>,
+  claim: Claim<S, G>,
+  row: Transition<S, G, K>,
+  cursor: Cursor<S>,
+  signals: {stop: AbortSignal; lost: AbortSignal},
+): Promise<RunOutcome | undefined> {
+  const record: StepRecord<S> = {
+    step: row.step,
+    attempt: cursor.attempt,
+    from: cursor.state,
+    startedAt: deps.clock.now(),
+  }
+  const step = {hadProgress: false, toldAt: 0}
+  try {
+    const outcome = await deps.steps[row.step]({
+      claim,
+      isTakeover: cursor.isTakeover,
+      attempt: cursor.attempt,
+      signal: AbortSignal.any([signals.stop, signals.lost]),
+      progress: (doneBytes, totalBytes) => {
+        const now = deps.clock.now()
+        if (now - step.toldAt < progressEveryMs) return
+        step.toldAt = now
+        void deps.journal.progress(claim, row.step, doneBytes, totalBytes)
+      },
+      forward: () => {
+        step.hadProgress = true
+      },
+    })
+    if (outcome.detail) record.detail = outcome.detail
+    if (outcome.held) {
+      const at = row.heldAt ?? cursor.state
+      tell(deps, await deps.journal.hold(claim, record, at, errorToJson(outcome.held)))
+      return 'held'
+    }
+    const isLast = row.to === 'REMOVED' || (row.to as string) === claim.goal
+    const options = {
+      isLast,
+      ...(outcome.patch === undefined ? {} : {patch: outcome.patch}),
+      ...(outcome.effect === undefined ? {} : {effect: outcome.effect}),
+    }
+    tell(deps, await deps.journal.transition(claim, row.to, record, options))
+    if (row.to === 'REMOVED' || isLast) return 'done'
+    cursor.state = row.to
+    cursor.attempt = 1
+    cursor.isTakeover = false
+    return undefined
+  } catch (thrown) {
+    return await afterError(deps, claim, row, record, thrown, step.hadProgress, signals)
+  }
+}
+
+async function afterError<S extends string, G extends string, K extends string, P>(
+  deps: RunnerDeps<S, G, K, P>,
+  claim: Claim<S, G>,
+  row: Transition<S, G, K>,
+  record: StepRecord<S>,
+  thrown: unknown,
+  hadProgress: boolean,
+  signals: {stop: AbortSignal; lost: AbortSignal},
+): Promise<RunOutcome> {
+  const error = toImgstoreError(thrown)
+  if (signals.lost.aborted || error.code === 'lease_lost') return 'lost'
+  if (signals.stop.aborted) {
+    await deps.journal.release(claim)
+    return 'released'
+  }
+  if (error.code === 'internal') {
+    deps.log.error(
+      {run_id: claim.run, image: claim.name, step: row.step, error: thrown},
+      'step met a bug',
+    )
+  }
+  const decision =
+    row.retry === 'never'
+      ? ({isRetried: false} as const)
+      : decideRetry(error, record.attempt, hadProgress, deps.retry(), deps.random())
+  if (decision.isRetried) {
+    const dueAt = deps.clock.now() + decision.waitMs
+    const options = {error: errorToJson(error), dueAt, nextAttempt: decision.nextAttempt}
+    tell(deps, await deps.journal.wait(claim, record, options))
+    return 'waiting'
+  }
+  if (error.code === 'host_cannot_mount' && row.heldAt !== undefined) {
+    tell(deps, await deps.journal.hold(claim, record, row.heldAt, errorToJson(error)))
+    return 'held'
+  }
+  try {
+    await deps.onFailing(claim)
+  } catch (cleanupError) {
+    deps.log.error(
+      {run_id: claim.run, image: claim.name, error: cleanupError},
+      'clearing a failed run failed',
+    )
+  }
+  tell(deps, await deps.journal.fail(claim, record, errorToJson(error)))
+  return 'failed'
+}
+
+function tell<S extends string, G extends string, K extends string, P>(
+  deps: RunnerDeps<S, G, K, P>,
+  event: RunEvent,
+): void {
+  deps.onEvent?.(event)
+}
