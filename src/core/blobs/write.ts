@@ -17,8 +17,16 @@ import {failpoint} from '../failpoint.ts'
 import {makeDirectory, syncDirectory} from './durable.ts'
 import {hashFile} from './read.ts'
 
-/** Where a part comes from. `url` is without secrets; `validator` is the source's own text (an ETag or a date). */
-export type PartNote = {url: string; validator?: string; totalBytes?: number}
+/** Where a part comes from. */
+export type PartNote = {
+  /** Without secrets. */
+  url: string
+  /** The source's own text: an ETag, a date. */
+  validator?: string
+  totalBytes?: number
+  /** How often the whole was assembled from several answers and came out wrong. */
+  mismatches?: number
+}
 
 export type BeginPartOptions = {
   /** True when another owner may still have the part open: work goes on in a copy of it. */
@@ -117,14 +125,18 @@ async function readNote(path: string): Promise<PartNote | undefined> {
     return undefined
   }
   if (typeof parsed !== 'object' || parsed === null) return undefined
-  const {url, validator, totalBytes} = parsed as Record<string, unknown>
+  const {url, validator, totalBytes, mismatches} = parsed as Record<string, unknown>
   if (typeof url !== 'string') return undefined
   return {
     url,
     ...(typeof validator === 'string' ? {validator} : {}),
-    ...(typeof totalBytes === 'number' && Number.isSafeInteger(totalBytes) ? {totalBytes} : {}),
+    ...(isCount(totalBytes) ? {totalBytes} : {}),
+    ...(isCount(mismatches) ? {mismatches} : {}),
   }
 }
+
+const isCount = (value: unknown): value is number =>
+  Number.isSafeInteger(value) && Number(value) >= 0
 
 class FilePartWriter implements PartWriter {
   sizeBytes: number
