@@ -1,0 +1,53 @@
+import {formatValue} from '../core/setting-values.ts'
+import {
+  settingKeys,
+  settingTable,
+  type SettingKey,
+  type SettingSpec,
+  type Settings,
+} from '../core/settings.ts'
+
+/** What a running worker is built on: changing it takes a restart. */
+const fixed: ReadonlySet<SettingKey> = new Set<SettingKey>([
+  'store',
+  'db',
+  'node',
+  'listen',
+  'logFormat',
+  'leaseMs',
+  'pollMs',
+  'failpoints',
+  'notifySocket',
+  'watchdogUsec',
+])
+
+export type SettingChange = {setting: SettingKey; from: string; to: string}
+
+/**
+ * What a reload makes of new settings: those that hold from now on (fixed ones keep their old value), what changed,
+ * and what would have changed had the worker been restarted. Secrets are shown as `***`.
+ */
+export function mergeSettings(
+  old: Settings,
+  next: Settings,
+): {settings: Settings; changed: SettingChange[]; needRestart: SettingChange[]} {
+  const merged: Record<string, unknown> = {...next}
+  const changed: SettingChange[] = []
+  const needRestart: SettingChange[] = []
+  for (const key of settingKeys) {
+    if (old[key] === next[key]) continue
+    const change = {setting: key, from: shown(key, old[key]), to: shown(key, next[key])}
+    if (fixed.has(key)) {
+      merged[key] = old[key]
+      needRestart.push(change)
+    } else {
+      changed.push(change)
+    }
+  }
+  return {settings: Object.freeze(merged) as Settings, changed, needRestart}
+}
+
+function shown(key: SettingKey, value: Settings[SettingKey]): string {
+  const spec: SettingSpec = settingTable[key]
+  return spec.isSecret === true ? '***' : formatValue(spec, value)
+}
