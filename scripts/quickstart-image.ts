@@ -74,7 +74,19 @@ async function debootstrapImage(
     if (source.keyring) args.push(`--keyring=${source.keyring}`)
     const root = join(work, 'root')
     await run(
-      ['unshare', '--mount', '--pid', '--fork', '--kill-child', '--mount-proc', 'debootstrap', ...args, source.suite, root, source.mirror],
+      [
+        'unshare',
+        '--mount',
+        '--pid',
+        '--fork',
+        '--kill-child',
+        '--mount-proc',
+        'debootstrap',
+        ...args,
+        source.suite,
+        root,
+        source.mirror,
+      ],
       signal,
     )
     rmSync(join(root, 'var/cache/apt/archives'), {recursive: true, force: true})
