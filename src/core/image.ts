@@ -36,6 +36,7 @@ export type RunSummary = {
   id: RunId
   image: ImageName
   node: NodeId
+  digest: Digest
   goal: Goal
   status: RunStatus
   /** The step at work or last worked at. */

@@ -46,8 +46,10 @@ export async function addEvent(q: Query, event: NewEvent): Promise<RunEvent> {
     })
     .returning('seq')
     .executeTakeFirstOrThrow()
-  const {epoch: _epoch, ...shown} = event
-  return {seq, ...shown, ...(durationMs === undefined ? {} : {durationMs})}
+  const shown: RunEvent & {epoch?: number} = {...event, seq}
+  delete shown.epoch
+  if (durationMs !== undefined) shown.durationMs = durationMs
+  return shown
 }
 
 type Row = Omit<RunEventsTable, 'seq'> & {seq: number}

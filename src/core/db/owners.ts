@@ -4,6 +4,11 @@ import type {OwnersTable} from './schema.ts'
 
 export type OwnerRow = OwnersTable
 
+export async function hasNode(q: Query, id: NodeId): Promise<boolean> {
+  const row = await q.selectFrom('nodes').select('id').where('id', '=', id).executeTakeFirst()
+  return row !== undefined
+}
+
 export async function addNode(q: Query, id: NodeId, hostname: string, now: number): Promise<void> {
   await q
     .insertInto('nodes')

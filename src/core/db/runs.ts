@@ -6,6 +6,9 @@ import type {Goal, ImageState, RunSummary} from '../image.ts'
 import {errorFrom, present, type Query} from './query.ts'
 import type {RunsTable} from './schema.ts'
 
+/** Ids made in the same millisecond are in no order; the order of insertion is. */
+const newestFirst = sql`rowid`
+
 const open = ['pending', 'running', 'waiting'] as const
 
 type Row = Omit<RunsTable, 'attempt' | 'epoch' | 'is_takeover'> & {
@@ -19,6 +22,7 @@ function toSummary(row: Row): RunSummary {
     id: row.id,
     image: row.image_name,
     node: row.node,
+    digest: row.digest,
     goal: row.goal,
     status: row.status,
     attempt: row.attempt,
@@ -101,7 +105,7 @@ export async function getLatestRun(
     .selectAll()
     .where('image_id', '=', imageId)
     .where('node', '=', node)
-    .orderBy('id', 'desc')
+    .orderBy(newestFirst, 'desc')
     .limit(1)
     .executeTakeFirst()
   return row && toSummary(row)
@@ -128,7 +132,7 @@ export async function listRuns(
   let query = q.selectFrom('runs').selectAll().where('node', '=', filter.node)
   if (filter.image !== undefined) query = query.where('image_name', '=', filter.image)
   if (filter.isOpen === true) query = query.where('status', 'in', open)
-  return (await query.orderBy('id', 'desc').limit(filter.limit).execute()).map(toSummary)
+  return (await query.orderBy(newestFirst, 'desc').limit(filter.limit).execute()).map(toSummary)
 }
 
 /** Ends an open run without result; its owner, if any, finds its lease lost. */

@@ -10,7 +10,7 @@ export type Transition<S extends string, G extends string, K extends string> = {
   to: S | 'REMOVED'
   towards: readonly G[]
   retry: RetryPolicy
-  /** Where the subject stays when the step says that the host cannot do it; `from` when absent. */
+  /** Where the subject stays, without failing, when the host must be helped first (`retry: 'after_fix'`). */
   heldAt?: S
 }
 

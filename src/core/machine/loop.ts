@@ -28,6 +28,8 @@ export type LoopOptions = {
   /** Works on this run only, and ends when it is over or waits. */
   run?: RunId
   onBeat?: () => void
+  /** After the stop, how long steps are waited for that do not heed it; their leases then run out by themselves. */
+  releaseWithinMs?: number
 }
 
 type Active<S extends string, G extends string> = {
@@ -60,7 +62,11 @@ export async function runLoop<S extends string, G extends string, K extends stri
       if (options.once && active.size === 0 && (await deps.journal.nextDueAt()) === undefined) break
       await waitForWork(deps, wake, seen, upkeepAt, options)
     }
-    await Promise.all([...active.values()].map((entry) => entry.ended))
+    const ended = Promise.all([...active.values()].map((entry) => entry.ended))
+    await Promise.race([
+      ended,
+      ...(options.releaseWithinMs === undefined ? [] : [deps.clock.sleep(options.releaseWithinMs)]),
+    ])
     return totals
   } finally {
     options.signal.removeEventListener('abort', wakeNow)

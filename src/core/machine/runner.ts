@@ -29,6 +29,8 @@ export type StepOutcome<P> = {
   detail?: Record<string, unknown>
   /** See Journal.transition. */
   effect?: () => void
+  /** What is left to tidy once the transition is written. An error of it is logged only: cleanup finds the rest. */
+  after?: () => Promise<void>
   /** The host cannot do the step: the run ends here, without failure. */
   held?: ImgstoreError
 }
@@ -133,6 +135,7 @@ async function runStep<S extends string, G extends string, K extends string, P>(
       ...(outcome.effect === undefined ? {} : {effect: outcome.effect}),
     }
     tell(deps, await deps.journal.transition(claim, row.to, record, options))
+    await tidy(deps, claim, outcome)
     if (row.to === 'REMOVED' || isLast) return 'done'
     cursor.state = row.to
     cursor.attempt = 1
@@ -174,7 +177,8 @@ async function afterError<S extends string, G extends string, K extends string, 
     tell(deps, await deps.journal.wait(claim, record, options))
     return 'waiting'
   }
-  if (error.code === 'host_cannot_mount' && row.heldAt !== undefined) {
+  // What the host must first be helped with is no failure of a subject that has a safe place to stay.
+  if (error.retry === 'after_fix' && row.heldAt !== undefined) {
     tell(deps, await deps.journal.hold(claim, record, row.heldAt, errorToJson(error)))
     return 'held'
   }
@@ -188,6 +192,18 @@ async function afterError<S extends string, G extends string, K extends string, 
   }
   tell(deps, await deps.journal.fail(claim, record, errorToJson(error)))
   return 'failed'
+}
+
+async function tidy<S extends string, G extends string, K extends string, P>(
+  deps: RunnerDeps<S, G, K, P>,
+  claim: Claim<S, G>,
+  outcome: StepOutcome<P>,
+): Promise<void> {
+  try {
+    await outcome.after?.()
+  } catch (error) {
+    deps.log.warn({run_id: claim.run, image: claim.name, error}, 'tidying after a step failed')
+  }
 }
 
 function tell<S extends string, G extends string, K extends string, P>(

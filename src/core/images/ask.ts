@@ -1,0 +1,191 @@
+/** What people ask of images: each writes the wish and the run that fulfils it in one transaction, and returns. */
+import {parseDigest, type Digest} from '../digest.ts'
+import {addEvent} from '../db/events.ts'
+import {
+  addImage,
+  addPlacement,
+  getImage,
+  getPlaced,
+  updatePlacement,
+  type PlacedImage,
+  type PlacementPatch,
+} from '../db/images.ts'
+import type {Query} from '../db/query.ts'
+import {addRun, cancelRun, getOpenRun, hurryRun} from '../db/runs.ts'
+import {fail} from '../errors.ts'
+import {failpoint} from '../failpoint.ts'
+import {parseImageName, type ImageName} from '../ids.ts'
+import type {Goal} from '../image.ts'
+import type {LimitOverrides, Profile} from '../limits.ts'
+import {parseSourceUrl} from '../sources/source.ts'
+import type {ImagesContext} from './context.ts'
+
+export type FetchRequest = {
+  name: string
+  url: string
+  digest: string
+  profile?: Profile
+  limits?: LimitOverrides
+  goal?: 'ACTIVE' | 'STORED'
+  /** Hash a blob that is there already instead of trusting its size. */
+  verify?: boolean
+}
+
+export type CheckedRequest = Omit<FetchRequest, 'name' | 'digest'> & {
+  name: ImageName
+  digest: Digest
+}
+
+/** Errors: invalid_name, invalid_digest, invalid_source. */
+export function checkRequest(images: ImagesContext, request: FetchRequest): CheckedRequest {
+  const name = parseImageName(request.name)
+  const digest = parseDigest(request.digest)
+  parseSourceUrl(request.url, {allowFile: images.settings().allowFile})
+  return {...request, name, digest}
+}
+
+/**
+ * Registers an image on this host with a run towards its goal.
+ *
+ * Returns 'unchanged' for a name with the same source, 'taken' (and what differs) for one with another.
+ */
+export async function register(
+  images: ImagesContext,
+  request: CheckedRequest,
+): Promise<{outcome: 'enqueued' | 'unchanged'} | {outcome: 'taken'; difference: string}> {
+  const {database, node, clock} = images
+  const result = await database.db.transaction().execute(async (trx) => {
+    const now = clock.now()
+    const known = await getImage(trx, request.name)
+    if (known && (known.url !== request.url || known.digest !== request.digest)) {
+      const difference = known.digest === request.digest ? 'address' : 'checksum'
+      return {outcome: 'taken', difference} as const
+    }
+    const placed = await getPlaced(trx, node, request.name)
+    if (placed?.goal === 'REMOVED')
+      return {outcome: 'taken', difference: 'fate: it is being removed'} as const
+    if (placed) return {outcome: 'unchanged'} as const
+    const imageId =
+      known?.id ??
+      (await addImage(trx, {name: request.name, url: request.url, digest: request.digest, now}))
+    const goal = request.goal ?? 'ACTIVE'
+    await addPlacement(trx, {
+      imageId,
+      node,
+      goal,
+      profile: request.profile ?? images.settings().profile,
+      limits: request.limits ?? {},
+      isBlobVerified: request.verify ?? false,
+      now,
+    })
+    await addRun(trx, {imageId, image: request.name, node, digest: request.digest, goal, now})
+    return {outcome: 'enqueued'} as const
+  })
+  failpoint('images.registered')
+  return result
+}
+
+/** Errors: image_not_found. */
+export async function mustGet(
+  q: Query,
+  images: ImagesContext,
+  name: ImageName,
+): Promise<PlacedImage> {
+  const image = await getPlaced(q, images.node, name)
+  if (!image) throw fail('image_not_found', {name})
+  return image
+}
+
+/** Sets where an image shall go. A run towards another goal is canceled: its owner finds its lease lost. */
+export async function setGoal(images: ImagesContext, name: ImageName, goal: Goal): Promise<void> {
+  await images.database.db.transaction().execute(async (trx) => {
+    const image = await mustGet(trx, images, name)
+    if (image.goal === 'REMOVED' && goal !== 'REMOVED') {
+      throw fail('image_busy', {name, reason: 'it is being removed'})
+    }
+    if (image.state === 'FAILED' && goal !== 'REMOVED') {
+      throw fail('wrong_state', {
+        name,
+        state: image.state,
+        needed: `an image that is not FAILED (\`imgstore retry ${name}\`)`,
+      })
+    }
+    const open = await getOpenRun(trx, image.id, images.node)
+    if (open?.goal === goal) {
+      await hurryRun(trx, open.id, images.clock.now())
+      return
+    }
+    if (!open && image.state === goal && image.goal === goal) return
+    await restart(trx, images, image, {goal, held: null})
+  })
+  failpoint('images.asked')
+}
+
+/** Begins a FAILED, held or waiting image anew, with other rules if given. */
+export async function retry(
+  images: ImagesContext,
+  name: ImageName,
+  options: {profile?: Profile; limits?: LimitOverrides; goal?: 'ACTIVE' | 'STORED'},
+): Promise<void> {
+  await images.database.db.transaction().execute(async (trx) => {
+    const image = await mustGet(trx, images, name)
+    const open = await getOpenRun(trx, image.id, images.node)
+    const rules: PlacementPatch = {
+      ...(options.profile === undefined ? {} : {profile: options.profile}),
+      ...(options.limits === undefined ? {} : {limits: {...image.limits, ...options.limits}}),
+      ...(options.goal === undefined ? {} : {goal: options.goal}),
+    }
+    if (image.state === 'FAILED') {
+      await restart(trx, images, image, {
+        ...rules,
+        state: 'NEW',
+        failed: null,
+        failedFrom: null,
+        held: null,
+      })
+    } else if (open?.status === 'waiting') {
+      await updatePlacement(trx, image.id, images.node, rules, images.clock.now())
+      await hurryRun(trx, open.id, images.clock.now())
+    } else if (open) {
+      throw fail('image_busy', {name, reason: `a run is at work on it (${image.state})`})
+    } else if (image.held || image.state !== image.goal) {
+      await restart(trx, images, image, {...rules, held: null})
+    } else if (options.profile !== undefined || options.limits !== undefined) {
+      throw fail('wrong_state', {
+        name,
+        state: image.state,
+        needed: 'an image that is FAILED or waiting; `imgstore fetch --replace` begins anew',
+      })
+    }
+  })
+  failpoint('images.asked')
+}
+
+/** Cancels the open run, changes the placement, and opens a run towards its goal. */
+async function restart(
+  q: Query,
+  images: ImagesContext,
+  image: PlacedImage,
+  patch: PlacementPatch,
+): Promise<void> {
+  const {node, clock} = images
+  const now = clock.now()
+  const open = await getOpenRun(q, image.id, node)
+  if (open) {
+    await cancelRun(q, open.id, now)
+    const {id, attempt, epoch} = open
+    await addEvent(q, {
+      run: id,
+      image: image.name,
+      node,
+      at: now,
+      kind: 'canceled',
+      attempt,
+      epoch,
+      from: image.state,
+    })
+  }
+  await updatePlacement(q, image.id, node, patch, now)
+  const goal = patch.goal ?? image.goal
+  await addRun(q, {imageId: image.id, image: image.name, node, digest: image.digest, goal, now})
+}

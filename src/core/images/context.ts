@@ -1,0 +1,30 @@
+/** What every part of the images service works with. */
+import type {BlobStore} from '../blobs/blob-store.ts'
+import type {Clock} from '../clock.ts'
+import type {ImageJournal} from '../db/journal.ts'
+import type {Database} from '../db/open.ts'
+import type {Digest} from '../digest.ts'
+import type {NodeId} from '../ids.ts'
+import type {Layout} from '../layout.ts'
+import type {Logger} from '../log.ts'
+import type {Settings} from '../settings.ts'
+import type {Source} from '../sources/contract.ts'
+import type {UnpackRequest, UnpackResult} from '../unpack/unpack.ts'
+
+export type ImagesContext = {
+  database: Database
+  journal: ImageJournal
+  blobs: BlobStore
+  layout: Layout
+  node: NodeId
+  clock: Clock
+  log: Logger
+  settings: () => Settings
+  /** Loaded when first used: got and the S3 client are slow to load. */
+  openSource: (url: string) => Promise<Source>
+  unpack: (request: UnpackRequest) => Promise<UnpackResult>
+  /** Whether this process can mount on this host, proved by a trial mount; asked once. */
+  canMount: () => Promise<{isAble: true} | {isAble: false; reason: string}>
+  /** Removes a blob that nothing needs any more; given by the maintenance service. */
+  dropBlobIfUnused: (digest: Digest) => Promise<void>
+}

@@ -1,0 +1,158 @@
+/** The images service: what a person can ask of images. */
+import {getPlaced} from '../db/images.ts'
+import {getOpenRun} from '../db/runs.ts'
+import {fail} from '../errors.ts'
+import {parseImageName} from '../ids.ts'
+import type {FollowEvent, ImageStatus} from '../image.ts'
+import type {LimitOverrides, Profile} from '../limits.ts'
+import {
+  checkRequest,
+  register,
+  retry,
+  setGoal,
+  type CheckedRequest,
+  type FetchRequest,
+} from './ask.ts'
+import type {ImagesContext} from './context.ts'
+import {settle, watch, type SettleOptions, type Settled} from './settle.ts'
+import {listStatus, statusOf} from './status.ts'
+
+export type {FetchRequest} from './ask.ts'
+export type {SettleOptions, Settled} from './settle.ts'
+
+export type FetchOptions = FetchRequest & {
+  /** Remove an image of that name with another source first. */
+  replace?: boolean
+  onEvent?: (event: FollowEvent) => void
+  signal?: AbortSignal
+}
+
+export type FetchOutcome = 'enqueued' | 'unchanged' | 'replaced'
+
+export type RunInImage = {
+  cwd?: string
+  env?: Record<string, string>
+  network?: 'host' | 'none'
+  driver?: 'auto' | 'runc' | 'unshare'
+  signal?: AbortSignal
+}
+
+/** Every function checks its arguments; names that are none are `invalid_name`, unknown ones `image_not_found`. */
+export type Images = {
+  /** Errors: invalid_digest, invalid_source, name_taken, image_busy. */
+  fetch(options: FetchOptions): Promise<{status: ImageStatus; outcome: FetchOutcome}>
+  status(name: string): Promise<ImageStatus>
+  /** By name. */
+  list(): Promise<ImageStatus[]>
+  /** Errors: wrong_state when FAILED. */
+  activate(name: string): Promise<ImageStatus>
+  deactivate(name: string): Promise<ImageStatus>
+  /** Errors: image_busy, wrong_state. */
+  retry(
+    name: string,
+    options?: {profile?: Profile; limits?: LimitOverrides; goal?: 'ACTIVE' | 'STORED'},
+  ): Promise<ImageStatus>
+  remove(name: string): Promise<ImageStatus>
+  /** Errors: wait_timeout, interrupted. */
+  settle(name: string, options?: SettleOptions): Promise<Settled>
+  watch(
+    name: string,
+    options: {onEvent: (event: FollowEvent) => void; signal?: AbortSignal},
+  ): Promise<ImageStatus | undefined>
+  /** Errors: wrong_state when not ACTIVE, command_failed, host_lacks. */
+  run(name: string, command: readonly string[], options: RunInImage): Promise<{exitCode: number}>
+}
+
+export function openImages(images: ImagesContext): Images {
+  const ask =
+    (act: (name: ReturnType<typeof parseImageName>) => Promise<void>) =>
+    async (text: string): Promise<ImageStatus> => {
+      const name = parseImageName(text)
+      await act(name)
+      return await statusOf(images, name)
+    }
+  return {
+    fetch: (options) => fetchImage(images, options),
+    status: (name) => statusOf(images, parseImageName(name)),
+    list: () => listStatus(images),
+    activate: ask((name) => setGoal(images, name, 'ACTIVE')),
+    deactivate: ask((name) => setGoal(images, name, 'STORED')),
+    retry: (text, options = {}) => ask((name) => retry(images, name, options))(text),
+    remove: ask((name) => setGoal(images, name, 'REMOVED')),
+    settle: async (name, options = {}) => await settle(images, parseImageName(name), options),
+    watch: async (name, options) => await watch(images, parseImageName(name), options),
+    run: (name, command, options) => runInImage(images, name, command, options),
+  }
+}
+
+async function fetchImage(
+  images: ImagesContext,
+  options: FetchOptions,
+): Promise<{status: ImageStatus; outcome: FetchOutcome}> {
+  const request = checkRequest(images, options)
+  let outcome: FetchOutcome | undefined
+  let registered = await register(images, request)
+  if (registered.outcome === 'taken') {
+    if (!options.replace)
+      throw fail('name_taken', {name: request.name, difference: registered.difference})
+    await removeFirst(images, request, options)
+    registered = await register(images, request)
+    outcome = 'replaced'
+  }
+  if (registered.outcome === 'taken') {
+    throw fail('image_busy', {
+      name: request.name,
+      reason: 'another process took the name meanwhile',
+    })
+  }
+  return {status: await statusOf(images, request.name), outcome: outcome ?? registered.outcome}
+}
+
+/** Brings the old image down altogether: an overlay's upper must never meet another lower. */
+async function removeFirst(
+  images: ImagesContext,
+  request: CheckedRequest,
+  options: FetchOptions,
+): Promise<void> {
+  await setGoal(images, request.name, 'REMOVED')
+  const settled = await settle(images, request.name, {
+    ...(options.onEvent ? {onEvent: options.onEvent} : {}),
+    ...(options.signal ? {signal: options.signal} : {}),
+  })
+  if (settled.outcome === 'removed') return
+  const reason =
+    settled.status?.held?.message ?? settled.status?.failed?.message ?? 'it could not be removed'
+  throw fail('image_busy', {name: request.name, reason})
+}
+
+async function runInImage(
+  images: ImagesContext,
+  text: string,
+  command: readonly string[],
+  options: RunInImage,
+): Promise<{exitCode: number}> {
+  const name = parseImageName(text)
+  const status = await statusOf(images, name)
+  if (status.state !== 'ACTIVE' || status.isMounted !== true) {
+    const image = await getPlaced(images.database.db, images.node, name)
+    const run = image && (await getOpenRun(images.database.db, image.id, images.node))
+    const state = status.state === 'ACTIVE' ? 'ACTIVE but not mounted here' : status.state
+    throw fail('wrong_state', {
+      name,
+      state,
+      needed: run ? 'ACTIVE (a run is under way)' : `ACTIVE (\`imgstore activate ${name}\`)`,
+    })
+  }
+  const {runInRoot} = await import('../mounts/enter.ts')
+  const {signal, ...rest} = options
+  const result = await runInRoot({
+    rootDir: images.layout.mountPoint(name),
+    command: [...command],
+    name,
+    driver: images.settings().runDriver,
+    stdio: 'inherit',
+    ...(signal ? {signal} : {}),
+    ...rest,
+  })
+  return {exitCode: result.exitCode}
+}

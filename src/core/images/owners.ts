@@ -1,0 +1,135 @@
+/**
+ * Processes that work on runs: who they are, and whether they still live. The runs of a dead one are free at once;
+ * only of one whose fate cannot be known is the lease waited for.
+ */
+import {readFileSync, readlinkSync} from 'node:fs'
+import {hostname} from 'node:os'
+import {addOwner, listOwners, removeOwner, touchOwner, type OwnerRow} from '../db/owners.ts'
+import {freeRunsOf} from '../db/runs.ts'
+import {newUlid, type NodeId, type OwnerId} from '../ids.ts'
+import type {ImagesContext} from './context.ts'
+
+type Identity = Pick<OwnerRow, 'boot_id' | 'pid_namespace' | 'pid' | 'pid_start'>
+
+function readText(path: string): string {
+  try {
+    return readFileSync(path, 'latin1').trim()
+  } catch {
+    return ''
+  }
+}
+
+function pidNamespace(): string {
+  try {
+    return readlinkSync('/proc/self/ns/pid')
+  } catch {
+    return ''
+  }
+}
+
+/** Start time of a process in clock ticks since boot, or undefined when there is no such process (or only its corpse). */
+function startOf(pid: number): string | undefined {
+  const text = readText(`/proc/${pid}/stat`)
+  // The second field is the program's name in parentheses and may hold anything. Source: proc(5).
+  const fields = text.slice(text.lastIndexOf(')') + 2).split(' ')
+  const [state, start] = [fields[0], fields[19]]
+  return start === undefined || state === 'Z' || state === 'X' ? undefined : start
+}
+
+export function ownIdentity(): Identity {
+  return {
+    boot_id: readText('/proc/sys/kernel/random/boot_id'),
+    pid_namespace: pidNamespace(),
+    pid: process.pid,
+    pid_start: startOf(process.pid) ?? '',
+  }
+}
+
+export type Liveness = 'alive' | 'dead' | 'unknown'
+
+/** Whether the process that `owner` describes still lives, as far as `self` can tell. */
+export function livenessOf(owner: Identity, self: Identity): Liveness {
+  if (owner.boot_id === '' || self.boot_id === '') return 'unknown'
+  if (owner.boot_id !== self.boot_id) return 'dead'
+  if (owner.pid_namespace !== self.pid_namespace || owner.pid_namespace === '') return 'unknown'
+  return startOf(owner.pid) === owner.pid_start ? 'alive' : 'dead'
+}
+
+/** This process as an owner of runs, from `register` to `leave`. */
+export class Owner {
+  readonly id: OwnerId
+  readonly #row: OwnerRow
+  readonly #images: ImagesContext
+
+  private constructor(images: ImagesContext, row: OwnerRow) {
+    this.id = row.id
+    this.#row = row
+    this.#images = images
+  }
+
+  static async register(images: ImagesContext, kind: OwnerRow['kind']): Promise<Owner> {
+    const now = images.clock.now()
+    const row: OwnerRow = {
+      id: newUlid(now) as OwnerId,
+      node: images.node,
+      kind,
+      hostname: hostname(),
+      ...ownIdentity(),
+      started_at: now,
+      heartbeat_at: now,
+    }
+    await addOwner(images.database.db, row)
+    return new Owner(images, row)
+  }
+
+  /** Says that this process lives. An owner that slept so long that it was taken for dead enters itself again. */
+  async heartbeat(): Promise<void> {
+    const now = this.#images.clock.now()
+    const {fast} = this.#images.database
+    if (!(await touchOwner(fast, this.id, now)))
+      await addOwner(fast, {...this.#row, heartbeat_at: now})
+  }
+
+  async leave(): Promise<void> {
+    await removeOwner(this.#images.database.db, this.id)
+  }
+}
+
+/** How many leases of silence make an owner of unknown fate forgotten. */
+const forgottenAfterLeases = 10
+
+/** Frees the runs of owners on this node that are dead, and forgets them. */
+export async function freeDeadOwners(images: ImagesContext): Promise<void> {
+  const {database, clock, node, log} = images
+  const self = ownIdentity()
+  for (const owner of await listOwners(database.db, node)) {
+    const liveness = livenessOf(owner, self)
+    const silentMs = clock.now() - owner.heartbeat_at
+    if (liveness === 'alive') continue
+    if (liveness === 'unknown' && silentMs < images.settings().leaseMs * forgottenAfterLeases)
+      continue
+    await database.db.transaction().execute(async (trx) => {
+      // Only of a process known to be dead; a silent one's lease runs out by itself.
+      const freed = liveness === 'dead' ? await freeRunsOf(trx, owner.id, clock.now()) : 0
+      await removeOwner(trx, owner.id)
+      if (freed > 0)
+        log.warn({owner: owner.id, pid: owner.pid, runs: freed}, 'freed the runs of a dead process')
+    })
+  }
+}
+
+/** Whether a worker on this node is there to take runs: alive as a process and not silent. */
+export async function hasLiveWorker(
+  images: ImagesContext,
+  node: NodeId = images.node,
+): Promise<boolean> {
+  const self = ownIdentity()
+  const silentMsMax = Math.max(images.settings().leaseMs, 3000)
+  const owners = await listOwners(images.database.db, node)
+  return owners.some(
+    (owner) =>
+      owner.kind === 'worker' &&
+      livenessOf(owner, self) !== 'dead' &&
+      images.clock.now() - owner.heartbeat_at <= silentMsMax,
+  )
+}

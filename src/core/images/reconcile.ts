@@ -1,0 +1,135 @@
+/** Mends drift between the database and the kernel's mount table: after a reboot, or when somebody unmounted by hand. */
+import {addEvent} from '../db/events.ts'
+import {getPlacedById, listPlaced, updatePlacement, type PlacedImage} from '../db/images.ts'
+import {addRun, getOpenRun} from '../db/runs.ts'
+import {toImgstoreError} from '../errors.ts'
+import type {RunEvent} from '../image.ts'
+import {mountSource} from '../layout.ts'
+import {findMounts, readMountTable, tablePath, type MountEntry} from '../mounts/mount-table.ts'
+import {unmountSync} from '../mounts/mount.ts'
+import type {ImagesContext} from './context.ts'
+
+/** Looks at every image without an open run, and makes a run for each that is not where it should be. */
+export async function reconcile(
+  images: ImagesContext,
+  onEvent?: (event: RunEvent) => void,
+): Promise<void> {
+  const placed = await listPlaced(images.database.db, images.node)
+  const settled = placed.filter(
+    (image) => ['STORED', 'ACTIVE'].includes(image.state) && image.goal !== 'REMOVED',
+  )
+  if (settled.length === 0) return
+  const table = readMountTable()
+  for (const image of settled) {
+    const mounts = mountsOf(images, image, table)
+    if (image.state === 'ACTIVE' && mounts.length === 0) await mend(images, image, onEvent)
+    else if (image.state === 'ACTIVE' && mounts.length > 1)
+      unmountExtra(images, image, mounts.length - 1)
+    else if (image.state === 'STORED') await settleStored(images, image, mounts)
+  }
+}
+
+function mountsOf(images: ImagesContext, image: PlacedImage, table: MountEntry[]): MountEntry[] {
+  return findMounts(images.layout.mountPoint(image.name), table)
+}
+
+/** Whether the kernel's table, as this process sees it, has the mount of an image. */
+export function isMounted(
+  images: ImagesContext,
+  name: PlacedImage['name'],
+  table: MountEntry[],
+): boolean {
+  const place = tablePath(images.layout.mountPoint(name))
+  return table.some((entry) => entry.mountPoint === place)
+}
+
+/** ACTIVE without a mount: back to STORED, with a run towards its goal. */
+async function mend(
+  images: ImagesContext,
+  image: PlacedImage,
+  onEvent?: (event: RunEvent) => void,
+): Promise<void> {
+  const {database, node, clock, log} = images
+  const event = await database.db.transaction().execute(async (trx) => {
+    const now = clock.now()
+    const fresh = await getPlacedById(trx, node, image.id)
+    if (fresh?.state !== 'ACTIVE' || (await getOpenRun(trx, image.id, node))) return undefined
+    if (findMounts(images.layout.mountPoint(image.name)).length > 0) return undefined
+    await updatePlacement(trx, image.id, node, {state: 'STORED'}, now)
+    const run = await addRun(trx, {
+      imageId: image.id,
+      image: image.name,
+      node,
+      digest: image.digest,
+      goal: fresh.goal,
+      now,
+    })
+    return await addEvent(trx, {
+      run,
+      image: image.name,
+      node,
+      at: now,
+      kind: 'mended',
+      attempt: 1,
+      epoch: 0,
+      from: 'ACTIVE',
+      to: 'STORED',
+      detail: {reason: 'the mount was gone'},
+    })
+  })
+  if (!event) return
+  log.warn(
+    {run_id: event.run, image: image.name},
+    'image was ACTIVE without a mount; it is mounted again',
+  )
+  onEvent?.(event)
+}
+
+/** STORED: mounted again when the host has learned to, unmounted when a mount is left that nobody wants. */
+async function settleStored(
+  images: ImagesContext,
+  image: PlacedImage,
+  mounts: MountEntry[],
+): Promise<void> {
+  if (image.goal === 'ACTIVE') {
+    if (image.held?.code !== 'host_cannot_mount' || !(await images.canMount()).isAble) return
+    await openRunFor(images, image)
+  } else if (
+    image.held === undefined &&
+    mounts.some((entry) => entry.source === mountSource(image.name))
+  ) {
+    if (await getOpenRun(images.database.db, image.id, images.node)) return
+    unmountExtra(images, image, mounts.length)
+  }
+}
+
+async function openRunFor(images: ImagesContext, image: PlacedImage): Promise<void> {
+  const {database, node, clock} = images
+  await database.db.transaction().execute(async (trx) => {
+    const now = clock.now()
+    const fresh = await getPlacedById(trx, node, image.id)
+    if (fresh?.state !== image.state || fresh.goal !== image.goal) return
+    if (await getOpenRun(trx, image.id, node)) return
+    await updatePlacement(trx, image.id, node, {held: null}, now)
+    await addRun(trx, {
+      imageId: image.id,
+      image: image.name,
+      node,
+      digest: image.digest,
+      goal: fresh.goal,
+      now,
+    })
+  })
+}
+
+function unmountExtra(images: ImagesContext, image: PlacedImage, count: number): void {
+  try {
+    for (let left = count; left > 0; left--) unmountSync(images.layout.mountPoint(image.name))
+    images.log.warn({image: image.name, count}, 'unmounted what nobody asked for')
+  } catch (error) {
+    images.log.warn(
+      {image: image.name, error: toImgstoreError(error).message},
+      'a mount that nobody asked for is in use',
+    )
+  }
+}

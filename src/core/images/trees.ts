@@ -1,0 +1,149 @@
+/**
+ * Unpacked trees on disk: staged, published by one rename, discarded by a rename and a slow delete. A tree carries
+ * a note with its id, so that whoever finds it knows which claim of which run made it, and that it is whole.
+ */
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmdirSync,
+  writeFileSync,
+} from 'node:fs'
+import {mkdir, readdir, rm} from 'node:fs/promises'
+import {join} from 'node:path'
+import {fail, fromSystemError, systemCode} from '../errors.ts'
+import {newUlid, type ImageName, type RunId} from '../ids.ts'
+import type {Layout} from '../layout.ts'
+import {parseTreeId} from '../layout.ts'
+
+export type TreeNote = {treeId: string; digest: string; profile: string; entries: number}
+
+/** Makes an empty directory to unpack into, and clears what earlier claims of the same run left. */
+export async function stageTree(layout: Layout, run: RunId, treeId: string): Promise<string> {
+  const path = layout.stagedTree(treeId)
+  try {
+    await discardStaged(layout, run)
+    await mkdir(layout.staging, {recursive: true, mode: 0o700})
+    await mkdir(path, {mode: 0o700})
+    const rootfs = join(path, 'rootfs')
+    await mkdir(rootfs, {mode: 0o700})
+    return rootfs
+  } catch (error) {
+    throw fromSystemError(error, path, 'make')
+  }
+}
+
+/** Removes every staged tree of a run. */
+export async function discardStaged(layout: Layout, run: RunId): Promise<void> {
+  let names: string[]
+  try {
+    names = await readdir(layout.staging)
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return
+    throw fromSystemError(error, layout.staging, 'read')
+  }
+  for (const name of names) {
+    if (parseTreeId(name)?.run === run) await removeTree(join(layout.staging, name))
+  }
+}
+
+/** Writes the note that makes a staged tree whole; durable when it returns. */
+export function noteTree(layout: Layout, note: TreeNote): void {
+  const dir = layout.stagedTree(note.treeId)
+  const path = join(dir, 'tree.json')
+  try {
+    writeFileSync(path, `${JSON.stringify(note)}\n`, {flush: true})
+    syncDirectory(dir)
+    syncDirectory(layout.staging)
+  } catch (error) {
+    throw fromSystemError(error, path, 'write')
+  }
+}
+
+/** The note of a published tree, or undefined when there is none that can be read. */
+export function readTreeNote(layout: Layout, name: ImageName): TreeNote | undefined {
+  try {
+    const note = JSON.parse(readFileSync(layout.treeNote(name), 'utf8')) as Partial<TreeNote>
+    return typeof note.treeId === 'string' ? (note as TreeNote) : undefined
+  } catch {
+    return undefined
+  }
+}
+
+/**
+ * Puts a staged tree in its place, whatever was there before. Synchronous: it runs behind the journal's fence.
+ *
+ * Guarantees: idempotent; the place holds a whole tree or none at any moment; durable when it returns.
+ * Returns the path of what was replaced, to be deleted later.
+ */
+export function publishTree(
+  layout: Layout,
+  name: ImageName,
+  treeId: string,
+  now: number,
+): string | undefined {
+  const place = layout.image(name)
+  try {
+    if (readTreeNote(layout, name)?.treeId === treeId) return undefined
+    mkdirSync(layout.images, {recursive: true})
+    const staged = layout.stagedTree(treeId)
+    if (!existsSync(join(staged, 'tree.json'))) {
+      throw fail('io_failed', {path: staged, reason: 'the unpacked tree is gone'})
+    }
+    const replaced = retire(layout, place, now)
+    renameSync(staged, place)
+    syncDirectory(layout.images)
+    syncDirectory(layout.staging)
+    return replaced
+  } catch (error) {
+    throw fromSystemError(error, place, 'write')
+  }
+}
+
+/** Takes an image's tree, overlay and mount point out of sight. Synchronous, as publishTree. Returns what to delete. */
+export function retireImage(layout: Layout, name: ImageName, now: number): string[] {
+  try {
+    const retired = [
+      retire(layout, layout.image(name), now),
+      retire(layout, layout.overlay(name), now),
+    ]
+    try {
+      rmdirSync(layout.mountPoint(name))
+    } catch (error) {
+      if (systemCode(error) !== 'ENOENT') throw error
+    }
+    return retired.filter((path) => path !== undefined)
+  } catch (error) {
+    throw fromSystemError(error, layout.image(name), 'remove')
+  }
+}
+
+function retire(layout: Layout, path: string, now: number): string | undefined {
+  if (!existsSync(path)) return undefined
+  mkdirSync(layout.staging, {recursive: true, mode: 0o700})
+  const target = join(layout.staging, `old-${newUlid(now)}`)
+  renameSync(path, target)
+  return target
+}
+
+/** Deletes a tree of any modes; what is gone already is fine. */
+export async function removeTree(path: string): Promise<void> {
+  try {
+    await rm(path, {recursive: true, force: true, maxRetries: 2})
+  } catch (error) {
+    throw fromSystemError(error, path, 'remove')
+  }
+}
+
+function syncDirectory(path: string): void {
+  const descriptor = openSync(path, 'r')
+  try {
+    fsyncSync(descriptor)
+  } finally {
+    closeSync(descriptor)
+  }
+}

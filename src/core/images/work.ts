@@ -1,0 +1,76 @@
+/** Running the machine: the loop of a worker, and the same loop for one run inside a command. */
+import type {RunId} from '../ids.ts'
+import type {RunEvent} from '../image.ts'
+import {runLoop, type LoopDeps} from '../machine/loop.ts'
+import type {Goal, ImageState} from '../image.ts'
+import type {ImagePatch} from '../db/journal.ts'
+import type {ImagesContext} from './context.ts'
+import {lifecycle, type ImageStep} from './lifecycle.ts'
+import {freeDeadOwners, Owner} from './owners.ts'
+import {reconcile} from './reconcile.ts'
+import {clearFailing, imageStepsOf} from './steps.ts'
+
+export type WorkOptions = {
+  signal: AbortSignal
+  once?: boolean
+  /** After the stop, how long steps are waited for that do not heed it. */
+  releaseWithinMs?: number
+  onBeat?: () => void
+  onEvent?: (event: RunEvent) => void
+}
+
+/** Claims runs and works on them until `signal` aborts or, with `once`, until nothing is left to do. */
+export async function work(
+  images: ImagesContext,
+  options: WorkOptions,
+): Promise<{worked: number; failed: number}> {
+  await reconcile(images, options.onEvent)
+  return await withOwner(images, 'worker', options, async (deps) => {
+    const upkeep = async (): Promise<void> => {
+      await freeDeadOwners(images)
+      await reconcile(images, options.onEvent)
+    }
+    return await runLoop({...deps, upkeep}, options)
+  })
+}
+
+/** Works on one run, in a command, until it is over, waits, or `signal` aborts. */
+export async function drive(images: ImagesContext, run: RunId, signal: AbortSignal): Promise<void> {
+  await withOwner(images, 'command', {}, async (deps) => await runLoop(deps, {signal, run}))
+}
+
+type Deps = LoopDeps<ImageState, Goal, ImageStep, ImagePatch>
+
+async function withOwner<T>(
+  images: ImagesContext,
+  kind: 'worker' | 'command',
+  options: {onEvent?: (event: RunEvent) => void},
+  body: (deps: Deps) => Promise<T>,
+): Promise<T> {
+  const owner = await Owner.register(images, kind)
+  const settings = images.settings
+  try {
+    return await body({
+      machine: lifecycle,
+      journal: images.journal,
+      steps: imageStepsOf(images),
+      clock: images.clock,
+      log: images.log,
+      retry: () => ({
+        maxAttempts: settings().maxAttempts,
+        waitMs: settings().retryWaitMs,
+        waitMaxMs: settings().retryWaitMaxMs,
+        jitterPercent: settings().retryJitterPercent,
+      }),
+      random: Math.random,
+      onFailing: (claim) => clearFailing(images, claim),
+      ...(options.onEvent ? {onEvent: options.onEvent} : {}),
+      owner: owner.id,
+      settings,
+      heartbeat: () => owner.heartbeat(),
+      dataVersion: () => images.database.dataVersion(),
+    })
+  } finally {
+    await owner.leave()
+  }
+}

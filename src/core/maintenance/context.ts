@@ -1,0 +1,20 @@
+import type {BlobStore} from '../blobs/blob-store.ts'
+import type {Clock} from '../clock.ts'
+import type {Database} from '../db/open.ts'
+import type {NodeId} from '../ids.ts'
+import type {Layout} from '../layout.ts'
+import type {Logger} from '../log.ts'
+import type {SettingOrigins, Settings} from '../settings.ts'
+
+export type MaintenanceContext = {
+  database: Database
+  blobs: BlobStore
+  layout: Layout
+  node: NodeId
+  clock: Clock
+  log: Logger
+  settings: () => Settings
+  origins: SettingOrigins
+  /** Whether a worker of this host is alive; given by the images service. */
+  hasLiveWorker: () => Promise<boolean>
+}

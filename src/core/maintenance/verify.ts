@@ -1,0 +1,106 @@
+/** Reads every blob again and compares it with its name. */
+import {removeBlob, putBlob} from '../db/blobs.ts'
+import {getPlaced, listPlaced, type PlacedImage} from '../db/images.ts'
+import type {Digest} from '../digest.ts'
+import {fail} from '../errors.ts'
+import {parseImageName, type ImageName} from '../ids.ts'
+import type {MaintenanceContext} from './context.ts'
+
+export type VerifyReport = {
+  checked: number
+  bytes: number
+  damaged: {digest: Digest; reason: string; quarantinedAs?: string; images: ImageName[]}[]
+  /** Blobs that images name and that are not there. They are fetched again by `imgstore retry` or when needed. */
+  missing: {digest: Digest; images: ImageName[]}[]
+}
+
+export type VerifyOptions = {
+  image?: string
+  signal?: AbortSignal
+  onProgress?: (progress: {digest: Digest; doneBytes: number; totalBytes: number}) => void
+}
+
+/**
+ * Verifies the blobs of the store, or of one image.
+ *
+ * Guarantees: a damaged blob is in quarantine when it is reported: nothing is unpacked from it any more.
+ * Errors: invalid_name, image_not_found, interrupted, io_failed.
+ */
+export async function verify(
+  maintenance: MaintenanceContext,
+  options: VerifyOptions,
+): Promise<VerifyReport> {
+  const {blobs, database, clock} = maintenance
+  const images = await imagesToVerify(maintenance, options.image)
+  const named = (digest: Digest): ImageName[] =>
+    images.filter((image) => image.digest === digest).map((image) => image.name)
+  const report: VerifyReport = {checked: 0, bytes: 0, damaged: [], missing: []}
+  for (const {digest, sizeBytes} of await blobsToVerify(
+    maintenance,
+    options.image === undefined ? undefined : images,
+  )) {
+    throwIfAborted(options.signal)
+    const result = await blobs.verify(digest, {
+      ...(options.signal ? {signal: options.signal} : {}),
+      onProgress: (doneBytes) => options.onProgress?.({digest, doneBytes, totalBytes: sizeBytes}),
+    })
+    report.checked++
+    report.bytes += result.sizeBytes
+    if (result.ok) {
+      await putBlob(database.db, digest, result.sizeBytes, clock.now())
+      continue
+    }
+    await removeBlob(database.db, digest)
+    const quarantinedAs = await blobs.quarantine(digest)
+    report.damaged.push({
+      digest,
+      reason: `its content has digest sha256:${result.actual} (${result.sizeBytes} bytes)`,
+      ...(quarantinedAs === undefined ? {} : {quarantinedAs}),
+      images: named(digest),
+    })
+  }
+  await findMissing(maintenance, images, report)
+  return report
+}
+
+async function imagesToVerify(
+  maintenance: MaintenanceContext,
+  name: string | undefined,
+): Promise<PlacedImage[]> {
+  const {database, node} = maintenance
+  if (name === undefined) return await listPlaced(database.db, node)
+  const image = await getPlaced(database.db, node, parseImageName(name))
+  if (!image) throw fail('image_not_found', {name})
+  return [image]
+}
+
+async function blobsToVerify(
+  maintenance: MaintenanceContext,
+  images: PlacedImage[] | undefined,
+): Promise<{digest: Digest; sizeBytes: number}[]> {
+  const found: {digest: Digest; sizeBytes: number}[] = []
+  for await (const file of maintenance.blobs.list()) {
+    if (file.kind !== 'blob' || file.digest === undefined) continue
+    if (images && !images.some((image) => image.digest === file.digest)) continue
+    found.push({digest: file.digest, sizeBytes: file.sizeBytes})
+  }
+  return found
+}
+
+async function findMissing(
+  maintenance: MaintenanceContext,
+  images: PlacedImage[],
+  report: VerifyReport,
+): Promise<void> {
+  const hadBlob = images.filter((image) => !['NEW', 'DOWNLOADING', 'FAILED'].includes(image.state))
+  for (const digest of new Set(hadBlob.map((image) => image.digest))) {
+    if (report.damaged.some((blob) => blob.digest === digest)) continue
+    if (await maintenance.blobs.stat(digest)) continue
+    const names = hadBlob.filter((image) => image.digest === digest).map((image) => image.name)
+    report.missing.push({digest, images: names})
+  }
+}
+
+function throwIfAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw fail('interrupted', {what: 'verifying'})
+}

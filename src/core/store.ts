@@ -1,0 +1,287 @@
+/**
+ * The one door into the core. `openStore(settings)` opens the database, builds the drivers (heavy ones when first
+ * used) and gives the services that every surface calls.
+ */
+import {existsSync, mkdirSync, readFileSync} from 'node:fs'
+import {hostname} from 'node:os'
+import {openBlobs} from './blobs/blob-store.ts'
+import {systemClock, type Clock} from './clock.ts'
+import {countByState} from './db/images.ts'
+import {openJournal} from './db/journal.ts'
+import {openDatabase, type Database} from './db/open.ts'
+import {addNode, hasNode} from './db/owners.ts'
+import {fromSystemError} from './errors.ts'
+import {armFailpointsFrom} from './failpoint.ts'
+import type {NodeId} from './ids.ts'
+import {imageStates, type ImageState} from './image.ts'
+import type {ImagesContext} from './images/context.ts'
+import {openRuns, type Runs} from './images/history.ts'
+import {openImages, type Images} from './images/images.ts'
+import {ensureNodeId, readNodeId} from './images/node-id.ts'
+import {hasLiveWorker} from './images/owners.ts'
+import {work, type WorkOptions} from './images/work.ts'
+import {layoutOf, type Layout} from './layout.ts'
+import {silentLogger, type Logger} from './log.ts'
+import {cleanup, type CleanupReport} from './maintenance/cleanup.ts'
+import type {MaintenanceContext} from './maintenance/context.ts'
+import {doctor, spaceAt, type DoctorReport} from './maintenance/doctor.ts'
+import {dropBlobIfUnused} from './maintenance/unused-blobs.ts'
+import {verify, type VerifyOptions, type VerifyReport} from './maintenance/verify.ts'
+import type {SettingOrigins, Settings} from './settings.ts'
+import type {SourceOptions} from './sources/contract.ts'
+
+export type {CleanupItem, CleanupReport} from './maintenance/cleanup.ts'
+export type {DoctorCheck, DoctorReport, DoctorSetting} from './maintenance/doctor.ts'
+export type {VerifyReport} from './maintenance/verify.ts'
+export type {
+  FetchOptions,
+  FetchOutcome,
+  Images,
+  RunInImage,
+  Settled,
+  SettleOptions,
+} from './images/images.ts'
+export type {Runs} from './images/history.ts'
+export type {WorkOptions} from './images/work.ts'
+
+export type OpenStoreOptions = {
+  settings: Settings
+  origins: SettingOrigins
+  log?: Logger
+  clock?: Clock
+  role: 'command' | 'worker'
+  /** `read`: for commands that only look. A store that does not exist is then empty, and nothing is made. */
+  access?: 'read' | 'write'
+}
+
+export type Health = {
+  database: {isOk: boolean; detail: string}
+  space: {isOk: boolean; freeBytes: number; totalBytes: number; reserveBytes: number}
+}
+
+export type Store = {
+  readonly settings: Settings
+  readonly origins: SettingOrigins
+  readonly node: NodeId
+  readonly images: Images
+  readonly runs: Runs
+  readonly maintenance: {
+    cleanup(options: {isDryRun: boolean}): Promise<CleanupReport>
+    verify(options: VerifyOptions): Promise<VerifyReport>
+    doctor(): Promise<DoctorReport>
+  }
+  /** The loop: claims runs and works on them until `signal` aborts or, with `once`, until nothing is left to do. */
+  work(options: WorkOptions): Promise<{worked: number; failed: number}>
+  /** Whether a worker of this host is alive. */
+  hasWorker(): Promise<boolean>
+  health(): Promise<Health>
+  countByState(): Promise<Record<ImageState, number>>
+  /** Other settings for steps that begin later; where the store is cannot change. */
+  reload(settings: Settings): void
+  close(): Promise<void>
+}
+
+/**
+ * Opens a store, made when it does not exist (unless `access` is `read`).
+ *
+ * Errors: store_newer, store_invalid, store_busy, permission_denied, no_space, io_failed.
+ */
+export async function openStore(options: OpenStoreOptions): Promise<Store> {
+  const state = {settings: options.settings}
+  const {db: path, store: directory, failpoints} = options.settings
+  if (failpoints !== undefined) armFailpointsFrom(failpoints)
+  const clock = options.clock ?? systemClock
+  const layout = layoutOf(directory)
+  const isAbsent = options.access === 'read' && !existsSync(path)
+  if (!isAbsent) makeStore(layout)
+  const database = await openDatabase(isAbsent ? ':memory:' : path)
+  try {
+    const node = await settleNode(database, layout, options.settings, clock, isAbsent)
+    const contexts = buildContexts(options, state, {database, layout, node, clock})
+    return buildStore(options, state, contexts)
+  } catch (error) {
+    await database.close()
+    throw error
+  }
+}
+
+type Base = {database: Database; layout: Layout; node: NodeId; clock: Clock}
+type Contexts = {images: ImagesContext; maintenance: MaintenanceContext}
+
+function makeStore(layout: Layout): void {
+  try {
+    mkdirSync(layout.store, {recursive: true})
+  } catch (error) {
+    throw fromSystemError(error, layout.store, 'make')
+  }
+}
+
+async function settleNode(
+  database: Database,
+  layout: Layout,
+  settings: Settings,
+  clock: Clock,
+  isAbsent: boolean,
+): Promise<NodeId> {
+  if (isAbsent) return (settings.node ?? 'none') as NodeId
+  const now = clock.now()
+  const node =
+    (settings.node as NodeId | undefined) ??
+    readNodeId(layout.nodeFile) ??
+    ensureNodeId(layout.nodeFile, now)
+  // Looked up first: a command that only reads must not wait for the write lock.
+  if (!(await hasNode(database.db, node))) await addNode(database.db, node, hostname(), now)
+  return node
+}
+
+function buildContexts(
+  options: OpenStoreOptions,
+  state: {settings: Settings},
+  base: Base,
+): Contexts {
+  const {database, layout, node, clock} = base
+  const log = options.log ?? silentLogger
+  const settings = (): Settings => state.settings
+  const blobs = openBlobs(layout.store)
+  const hostCheck = async (refresh: boolean) => {
+    const {checkMountHost} = await import('./mounts/host-check.ts')
+    return await checkMountHost(layout.store, {driver: settings().mountDriver, refresh})
+  }
+  const images: ImagesContext = {
+    database,
+    journal: openJournal(database, node, clock),
+    blobs,
+    layout,
+    node,
+    clock,
+    log,
+    settings,
+    openSource: async (url) => {
+      const {openSource} = await import('./sources/source.ts')
+      return await openSource(url, sourceOptions(settings()))
+    },
+    unpack: async (request) => {
+      const {unpack} = await import('./unpack/unpack.ts')
+      return await unpack(request)
+    },
+    canMount: async () => {
+      const {canMount} = await hostCheck(false)
+      return canMount.ok ? {isAble: true} : {isAble: false, reason: canMount.reason}
+    },
+    dropBlobIfUnused: async (digest) => {
+      await dropBlobIfUnused({database, blobs}, digest)
+    },
+  }
+  const maintenance: MaintenanceContext = {
+    database,
+    blobs,
+    layout,
+    node,
+    clock,
+    log,
+    settings,
+    origins: options.origins,
+    hasLiveWorker: () => hasLiveWorker(images),
+  }
+  return {images, maintenance}
+}
+
+function buildStore(
+  options: OpenStoreOptions,
+  state: {settings: Settings},
+  contexts: Contexts,
+): Store {
+  const {images, maintenance} = contexts
+  const {database, layout, node} = images
+  return {
+    get settings() {
+      return state.settings
+    },
+    origins: options.origins,
+    node,
+    images: openImages(images),
+    runs: openRuns(images),
+    maintenance: {
+      cleanup: (o) => cleanup(maintenance, o),
+      verify: (o) => verify(maintenance, o),
+      doctor: async () => {
+        const {checkMountHost} = await import('./mounts/host-check.ts')
+        const driver = state.settings.mountDriver
+        return await doctor(maintenance, () =>
+          checkMountHost(layout.store, {driver, refresh: true}),
+        )
+      },
+    },
+    work: (o) => work(images, o),
+    hasWorker: () => hasLiveWorker(images),
+    health: () => health(images),
+    countByState: async () => {
+      const counts = Object.fromEntries(imageStates.map((name) => [name, 0])) as Record<
+        ImageState,
+        number
+      >
+      for (const {state: name, count} of await countByState(database.db, node)) counts[name] = count
+      return counts
+    },
+    reload: (settings) => {
+      state.settings = Object.freeze({
+        ...settings,
+        store: state.settings.store,
+        db: state.settings.db,
+      })
+    },
+    close: () => database.close(),
+  }
+}
+
+async function health(images: ImagesContext): Promise<Health> {
+  const reserveBytes = images.settings().healthSpaceBytes
+  const database = {isOk: true, detail: 'ok'}
+  try {
+    await countByState(images.database.db, images.node)
+  } catch (error) {
+    database.isOk = false
+    database.detail = error instanceof Error ? error.message : String(error)
+  }
+  const {freeBytes, totalBytes} = await spaceAt(images.layout.store)
+  return {database, space: {isOk: freeBytes >= reserveBytes, freeBytes, totalBytes, reserveBytes}}
+}
+
+function sourceOptions(settings: Settings): SourceOptions {
+  const token =
+    settings.bearerTokenFile === undefined ? undefined : readToken(settings.bearerTokenFile)
+  const {s3Endpoint, s3AccessKeyId, s3SecretAccessKey, s3SessionToken} = settings
+  return {
+    redirectsMax: settings.redirectsMax,
+    stallTimeoutMs: settings.stallTimeoutMs,
+    connectTimeoutMs: settings.connectTimeoutMs,
+    totalTimeoutMs: settings.totalTimeoutMs,
+    maxBlobBytes: settings.maxBlobBytes,
+    allowFile: settings.allowFile,
+    allowPrivateRedirects: settings.allowPrivateRedirects,
+    proxyEnv: {
+      HTTP_PROXY: settings.httpProxy,
+      HTTPS_PROXY: settings.httpsProxy,
+      NO_PROXY: settings.noProxy,
+    },
+    s3: {
+      region: settings.s3Region,
+      pathStyle: settings.s3PathStyle || s3Endpoint !== undefined,
+      anonymous: settings.s3Anonymous || s3AccessKeyId === undefined,
+      ...(s3Endpoint === undefined ? {} : {endpoint: s3Endpoint}),
+      ...(s3AccessKeyId === undefined ? {} : {accessKeyId: s3AccessKeyId}),
+      ...(s3SecretAccessKey === undefined ? {} : {secretAccessKey: s3SecretAccessKey}),
+      ...(s3SessionToken === undefined ? {} : {sessionToken: s3SessionToken}),
+    },
+    ...(settings.caFile === undefined ? {} : {caFile: settings.caFile}),
+    ...(token === undefined ? {} : {bearerToken: token}),
+  }
+}
+
+function readToken(path: string): string {
+  try {
+    return readFileSync(path, 'utf8').trim()
+  } catch (error) {
+    throw fromSystemError(error, path, 'read')
+  }
+}
