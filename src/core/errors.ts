@@ -47,6 +47,15 @@ export const exitCodes = {
 
 export const errorTable = {
   // wrong usage
+  wrong_usage: row<{reason: string}>({
+    message: (d) => d.reason,
+    hint: 'Run the command with --help: it shows what it takes, with examples.',
+    fault: 'user',
+    retry: 'never',
+    exit: 2,
+    http: 400,
+    grpc: 'invalid_argument',
+  }),
   invalid_name: row<{name: string}>({
     message: (d) => `${quote(d.name)} is not an image name`,
     hint: 'Use 1 to 128 letters, digits, dots, dashes or underscores, starting with a letter or digit.',

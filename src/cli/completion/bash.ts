@@ -1,0 +1,97 @@
+import {nextWords, topicsOf, type CommandModel, type ValueKind} from './model.ts'
+
+/** A completion script for bash, without bash-completion. */
+export function bashScript(bin: string, models: readonly CommandModel[]): string {
+  const topics = topicsOf(models)
+  const words = (list: readonly string[]): string => `'${list.join(' ')}'`
+  const lines = [
+    `# Completion of ${bin} for bash: source <(${bin} completion bash)`,
+    `_${bin}() {`,
+    '  local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command=${COMP_WORDS[1]} first=2 n=0 i',
+    '  COMPREPLY=()',
+    "  # bash takes '=' for a word of its own.",
+    '  if [[ $cur == = ]]; then cur=; elif [[ $prev == = ]]; then prev=${COMP_WORDS[COMP_CWORD-2]}; fi',
+    `  if ((COMP_CWORD == 1)); then _${bin}_words ${words(nextWords(models, []).map((n) => n.word))}; return; fi`,
+    '  case $command in',
+    ...topics.map(
+      (topic) =>
+        `    ${topic}) if ((COMP_CWORD == 2)); then _${bin}_words ${words(nextWords(models, [topic]).map((n) => n.word))}; return; fi; command="$command \${COMP_WORDS[2]}"; first=3 ;;`,
+    ),
+    '  esac',
+    "  # After '--' comes another program's business.",
+    '  for ((i = first; i < COMP_CWORD; i++)); do',
+    '    if [[ ${COMP_WORDS[i]} == -- ]]; then COMPREPLY=($(compgen -f -- "$cur")); return; fi',
+    '  done',
+    '  # Which flag, if any, the word belongs to; and which argument it is.',
+    '  case "$command:$prev" in',
+    ...models.flatMap((model) => valueCases(bin, model)),
+    '  esac',
+    '  for ((i = first; i < COMP_CWORD; i++)); do',
+    '    case "$command:${COMP_WORDS[i]}" in',
+    ...models.flatMap((model) => {
+      const taking = model.flags.filter((flag) => flag.value).flatMap((flag) => flag.names)
+      if (taking.length === 0) return []
+      return [
+        `      ${taking.map((name) => caseWord(model, name)).join('|')}) if [[ \${COMP_WORDS[i+1]} == = ]]; then ((i += 2)); else ((i++)); fi ;;`,
+      ]
+    }),
+    '      *:-*) ;;',
+    '      *) ((n++)) ;;',
+    '    esac',
+    '  done',
+    '  if [[ $cur == -* ]]; then',
+    '    case $command in',
+    ...models.map(
+      (model) =>
+        `      ${commandWord(model)}) _${bin}_words ${words(model.flags.flatMap((flag) => flag.names.filter((n) => n.startsWith('--'))))} ;;`,
+    ),
+    '    esac',
+    '    return',
+    '  fi',
+    '  case "$command:$n" in',
+    ...models.flatMap((model) =>
+      model.args.flatMap((kind, index) => {
+        const action = actionOf(bin, kind)
+        return action === undefined ? [] : [`    ${caseWord(model, String(index))}) ${action} ;;`]
+      }),
+    ),
+    '  esac',
+    '}',
+    `_${bin}_words() { COMPREPLY=($(compgen -W "$1" -- "$cur")); }`,
+    `_${bin}_names() { COMPREPLY=($(compgen -W "$(${bin} "$@" --quiet 2>/dev/null)" -- "$cur")); }`,
+    `_${bin}_files() { compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- "$cur")); }`,
+    `complete -F _${bin} ${bin}`,
+  ]
+  return `${lines.join('\n')}\n`
+}
+
+function valueCases(bin: string, model: CommandModel): string[] {
+  return model.flags.flatMap((flag) => {
+    if (!flag.value) return []
+    const action = actionOf(bin, flag.value) ?? ':'
+    return [`    ${flag.names.map((n) => caseWord(model, n)).join('|')}) ${action}; return ;;`]
+  })
+}
+
+function commandWord(model: CommandModel): string {
+  return `'${model.words.join(' ')}'`
+}
+
+function caseWord(model: CommandModel, rest: string): string {
+  return `'${model.words.join(' ')}:${rest}'`
+}
+
+function actionOf(bin: string, kind: ValueKind): string | undefined {
+  switch (kind.kind) {
+    case 'choice':
+      return `_${bin}_words '${kind.choices.join(' ')}'`
+    case 'file':
+      return `_${bin}_files`
+    case 'image':
+      return `_${bin}_names list`
+    case 'run':
+      return `_${bin}_names runs list`
+    case 'other':
+      return undefined
+  }
+}

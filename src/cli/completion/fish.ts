@@ -1,0 +1,69 @@
+import {nextWords, topicsOf, type CommandModel, type ValueKind} from './model.ts'
+
+/** A completion script for fish. */
+export function fishScript(bin: string, models: readonly CommandModel[]): string {
+  const topics = topicsOf(models)
+  const lines = [
+    `# Completion of ${bin} for fish: ${bin} completion fish | source`,
+    '# The words of the command so far, without flags.',
+    `function __${bin}_at`,
+    "  set -l words (string match -v -- '-*' (commandline -opc)[2..-1])",
+    '  set -l head $words[1..(count $argv)]',
+    '  test "$head" = "$argv"',
+    'end',
+    `function __${bin}_begins`,
+    '  test (count (commandline -opc)) -eq 1',
+    'end',
+    `function __${bin}_topic`,
+    '  set -l words (commandline -opc)',
+    '  test (count $words) -eq 2; and test "$words[2]" = $argv[1]',
+    'end',
+    `complete -c ${bin} -f`,
+    ...nextWords(models, []).map(
+      (next) =>
+        `complete -c ${bin} -n __${bin}_begins -a ${quote(next.word)} -d ${quote(next.summary)}`,
+    ),
+    ...topics.flatMap((topic) =>
+      nextWords(models, [topic]).map(
+        (next) =>
+          `complete -c ${bin} -n ${quote(`__${bin}_topic ${topic}`)} -a ${quote(next.word)} -d ${quote(next.summary)}`,
+      ),
+    ),
+    ...models.flatMap((model) => commandLines(bin, model)),
+  ]
+  return `${lines.join('\n')}\n`
+}
+
+function commandLines(bin: string, model: CommandModel): string[] {
+  const at = `complete -c ${bin} -n ${quote(`__${bin}_at ${model.words.join(' ')}`)}`
+  const flags = model.flags.map((flag) => {
+    const names = flag.names.map((name) =>
+      name.startsWith('--') ? `-l ${name.slice(2)}` : `-s ${name.slice(1)}`,
+    )
+    const value = flag.value ? ` -r ${actionOf(bin, flag.value)}`.trimEnd() : ''
+    return `${at} ${names.join(' ')}${value} -d ${quote(flag.description)}`
+  })
+  // Arguments are offered by kind; fish does not count them.
+  const kinds = model.args.filter((kind) => kind.kind !== 'other')
+  return [...flags, ...kinds.map((kind) => `${at} ${actionOf(bin, kind)}`)]
+}
+
+function actionOf(bin: string, kind: ValueKind): string {
+  switch (kind.kind) {
+    case 'choice':
+      return `-a ${quote(kind.choices.join(' '))}`
+    case 'file':
+      return '-F'
+    case 'image':
+      return `-a ${quote(`(${bin} list --quiet 2>/dev/null)`)}`
+    case 'run':
+      return `-a ${quote(`(${bin} runs list --quiet 2>/dev/null)`)}`
+    case 'other':
+      return ''
+  }
+}
+
+/** fish knows two escapes inside single quotes. */
+function quote(text: string): string {
+  return `'${text.replaceAll('\\', '\\\\').replaceAll("'", "\\'")}'`
+}
