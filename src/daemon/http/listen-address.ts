@@ -3,8 +3,8 @@ import {fail} from '../../core/errors.ts'
 export type ListenAddress = {host: string; port: number}
 
 /**
- * Reads `host:port`. A host that is left out (`:9100`) means this machine alone (127.0.0.1): what answers without a
- * password must be opened to others on purpose, with `0.0.0.0:9100` or `[::]:9100`. Port 0 takes any free one.
+ * Reads `host:port`. A host that is left out (`:9310`) means this machine alone (127.0.0.1): what answers without a
+ * password must be opened to others on purpose, with `0.0.0.0:9310` or `[::]:9310`. Port 0 takes any free one.
  *
  * Errors: invalid_setting.
  */
