@@ -1,0 +1,39 @@
+/**
+ * The process that touches hostile bytes: it is given one job, does it, and ends. It ends at once when its parent
+ * is gone, however that happened. It reads no environment and loads nothing of the program but this room.
+ */
+import {BugError} from '../assert.ts'
+import {toImgstoreError} from '../errors.ts'
+import {extract} from './extract.ts'
+import type {ChildMessage, UnpackJob} from './protocol.ts'
+
+const PROGRESS_EVERY_MS = 250
+
+function send(message: ChildMessage, then?: () => void): void {
+  process.send?.(message, undefined, {}, () => then?.())
+}
+
+async function work(job: UnpackJob): Promise<void> {
+  // Modes are given at creation, so nothing may take bits away from them.
+  process.umask(0)
+  let lastMs = 0
+  const onProgress = (progress: {readBytes: number; entries: number}): void => {
+    const nowMs = performance.now()
+    if (nowMs - lastMs < PROGRESS_EVERY_MS) return
+    lastMs = nowMs
+    send({kind: 'progress', progress})
+  }
+  const end = (): void => process.disconnect()
+  try {
+    send({kind: 'done', result: await extract(job, {onProgress})}, end)
+  } catch (error) {
+    const coded = toImgstoreError(error)
+    const details = error instanceof BugError ? {reason: error.message} : coded.details
+    send({kind: 'failed', code: coded.code, details}, end)
+  }
+}
+
+process.once('disconnect', () => process.exit(process.exitCode ?? 0))
+process.once('message', (job) => {
+  void work(job as UnpackJob)
+})

@@ -1,0 +1,212 @@
+/** One archive into one directory, in this process: blob → decompression → parser → policy → tree. */
+import {spawnSync} from 'node:child_process'
+import {
+  closeSync,
+  constants,
+  fchmodSync,
+  fchownSync,
+  fstatSync,
+  openSync,
+  readdirSync,
+} from 'node:fs'
+import {assert} from '../assert.ts'
+import {fail, fromSystemError} from '../errors.ts'
+import {archiveBounds} from '../limits.ts'
+import {type ArchiveFormat, describe, isTarStart, sniff, SNIFF_BYTES} from './archive/format.ts'
+import {BLOCK_BYTES} from './archive/header.ts'
+import {ArchiveParser} from './archive/parser.ts'
+import {linkRules, Policy, refuse} from './archive/policy.ts'
+import {type Blob, type Consume, findProgram, readBlob, readFully} from './archive/source.ts'
+import {chooseCalls, closeQuietly, type DirCalls} from './dir/calls.ts'
+import {TreeWriter} from './dir/tree-writer.ts'
+import type {UnpackJob, UnpackProgress, UnpackResult} from './protocol.ts'
+import {Warnings} from './warnings.ts'
+
+export type ExtractOptions = {
+  onProgress?: (progress: UnpackProgress) => void
+  /** For tests: the calls to make the tree with. */
+  calls?: DirCalls
+}
+
+/**
+ * Unpacks `job.blobPath` into the empty directory `job.targetDir`.
+ *
+ * Shape: the caller's umask must be 0, or modes come out wrong.
+ * Guarantees: nothing outside `targetDir` is touched; the tree is durable when this resolves; after an error what is in
+ * `targetDir` is worthless.
+ * Errors: unsafe_archive, bad_archive, source_not_image, compression_unsupported, no_space, io_failed, permission_denied.
+ */
+export async function extract(job: UnpackJob, options: ExtractOptions = {}): Promise<UnpackResult> {
+  const calls = options.calls ?? chooseCalls()
+  const blob = openBlob(job.blobPath)
+  try {
+    const format = tellFormat(blob)
+    const rootFd = openRoot(job.targetDir)
+    try {
+      return await extractInto(job, blob, format, rootFd, calls, options)
+    } finally {
+      closeQuietly(rootFd)
+    }
+  } finally {
+    closeSync(blob.fd)
+  }
+}
+
+async function extractInto(
+  job: UnpackJob,
+  blob: Blob,
+  format: ArchiveFormat,
+  rootFd: number,
+  calls: DirCalls,
+  options: ExtractOptions,
+): Promise<UnpackResult> {
+  const warnings = new Warnings()
+  const warn = warnings.add.bind(warnings)
+  const policy = new Policy(job.profile, job.limits, {warn})
+  const tree = new TreeWriter({
+    calls,
+    rootFd,
+    rootPath: job.targetDir,
+    linkRule: linkRules[job.profile],
+    depthMax: job.limits.depthMax,
+    warn,
+  })
+  const parser = new ArchiveParser({
+    begin: (entry) => tree.begin(policy.admit(entry)),
+    write: tree.write.bind(tree),
+    finish: tree.finish.bind(tree),
+    warn,
+  })
+  try {
+    const push = format === 'tar' ? pushPlain(parser) : pushDecompressed(parser, format, job)
+    await readBlob(blob, format, (chunk, readBytes) => {
+      push.consume(chunk, readBytes)
+      options.onProgress?.({readBytes, entries: policy.totals.entries})
+    })
+    push.end()
+    parser.end()
+    tree.seal()
+    makeDurable(rootFd, job.targetDir, calls)
+  } finally {
+    tree.close()
+  }
+  const {entries, files, totalBytes} = policy.totals
+  const {list, total} = warnings
+  return {format, entries, files, totalBytes, warnings: list, warningsTotal: total}
+}
+
+type Pusher = {consume: Consume; end(): void}
+
+function pushPlain(parser: ArchiveParser): Pusher {
+  return {consume: (chunk) => parser.push(chunk), end: () => undefined}
+}
+
+/** Looks at the first decompressed bytes, because anything can be compressed, and holds the ratio. */
+function pushDecompressed(parser: ArchiveParser, format: ArchiveFormat, job: UnpackJob): Pusher {
+  const {ratioMax} = job.limits
+  let outBytes = 0
+  let head: Buffer | undefined = Buffer.alloc(0)
+  const checkHead = (start: Buffer): void => {
+    if (isTarStart(start)) return
+    const what = start.length === 0 ? 'nothing at all' : describe(start)
+    throw fail('source_not_image', {what: `${what} (compressed with ${format})`})
+  }
+  return {
+    consume: (chunk, readBytes) => {
+      outBytes += chunk.length
+      if (outBytes > archiveBounds.ratioCheckedFromBytes && outBytes > readBytes * ratioMax) {
+        const {entry, offset} = parser.current
+        throw refuse(
+          {name: entry, offset},
+          `makes more than ${ratioMax} bytes of each compressed byte`,
+          '--max-ratio',
+        )
+      }
+      if (head === undefined) {
+        parser.push(chunk)
+        return
+      }
+      head = Buffer.concat([head, chunk])
+      if (head.length < BLOCK_BYTES) return
+      checkHead(head)
+      parser.push(head)
+      head = undefined
+    },
+    end: () => {
+      if (head !== undefined) checkHead(head)
+    },
+  }
+}
+
+function openBlob(path: string): Blob {
+  let fd: number
+  try {
+    // Not blocking: a FIFO in the blob's place must not hang us.
+    fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
+  } catch (error) {
+    throw fromSystemError(error, path, 'read')
+  }
+  const stats = fstatSync(fd)
+  if (!stats.isFile()) {
+    closeSync(fd)
+    throw fail('io_failed', {path, reason: 'it is not a regular file'})
+  }
+  return {fd, path, sizeBytes: stats.size}
+}
+
+function tellFormat(blob: Blob): ArchiveFormat {
+  const head = Buffer.alloc(SNIFF_BYTES)
+  const sniffed = sniff(head.subarray(0, readFully(blob, head, 0)))
+  switch (sniffed.kind) {
+    case 'archive':
+      return sniffed.format
+    case 'unsupported':
+      throw fail('compression_unsupported', {
+        format: sniffed.format,
+        need: 'a program that imgstore does not use',
+      })
+    case 'other':
+      throw fail('source_not_image', {what: sniffed.what})
+  }
+}
+
+function openRoot(path: string): number {
+  try {
+    const flags = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW
+    const fd = openSync(path, flags)
+    assert(
+      readdirSync(`/proc/self/fd/${fd}`).length === 0,
+      'an archive goes into an empty directory',
+    )
+    // With setgid or another group (and the mount option grpid), everything made inside would inherit the group.
+    if (process.getuid?.() === 0) fchownSync(fd, 0, 0)
+    fchmodSync(fd, 0o700)
+    return fd
+  } catch (error) {
+    throw fromSystemErrorOrBug(error, path)
+  }
+}
+
+function fromSystemErrorOrBug(error: unknown, path: string): Error {
+  const isSystem = error instanceof Error && 'errno' in error
+  return isSystem || !(error instanceof Error) ? fromSystemError(error, path, 'write') : error
+}
+
+function makeDurable(rootFd: number, path: string, calls: DirCalls): void {
+  try {
+    if (calls.more !== undefined) {
+      calls.more.syncfs(rootFd)
+      return
+    }
+  } catch (error) {
+    throw fromSystemError(error, path, 'write')
+  }
+  const program = findProgram('sync')
+  const run = program && spawnSync(program, ['-f', path], {env: {}, stdio: 'ignore'})
+  if (!run || run.status !== 0) {
+    throw fail('io_failed', {
+      path,
+      reason: 'neither koffi nor the program sync can make it durable',
+    })
+  }
+}

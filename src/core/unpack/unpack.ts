@@ -1,0 +1,104 @@
+/**
+ * Archives → root filesystems. The work is done by a process of its own (child.ts), because parsers of hostile
+ * bytes get hurt: its death is one failed image, and nothing of the program is in reach from inside it.
+ */
+import {fork} from 'node:child_process'
+import {extname, join} from 'node:path'
+import {fail} from '../errors.ts'
+import {
+  type ChildMessage,
+  errorFromChild,
+  type UnpackJob,
+  type UnpackProgress,
+  type UnpackResult,
+} from './protocol.ts'
+
+export type {UnpackProgress, UnpackResult} from './protocol.ts'
+export type {UnpackWarning} from './warnings.ts'
+
+export type UnpackRequest = UnpackJob & {
+  signal?: AbortSignal
+  /** Called a few times a second. */
+  onProgress?: (progress: UnpackProgress) => void
+}
+
+// Both run from sources under Node's type stripping, and built in dist.
+const childFile = join(import.meta.dirname, `child${extname(import.meta.filename)}`)
+
+// What the parser and writer keep is bounded by the profile's entries; this is the second fence. The young generation is
+// kept small because nearly everything dies young here, and it counts twice in resident memory.
+const childFlags = [
+  '--max-old-space-size=384',
+  '--max-semi-space-size=4',
+  '--no-warnings',
+  '--disable-proto=delete',
+]
+
+const STDERR_BYTES_MAX = 4096
+
+/**
+ * Unpacks a verified blob into an existing empty directory that only this process can reach; the directory becomes the
+ * root of the tree and gets its mode last (0755 where the archive does not say).
+ *
+ * Guarantees: nothing outside `targetDir` is touched; durable when it resolves; when it rejects no process is left and
+ * what is in `targetDir` is worthless.
+ * Errors: unsafe_archive, bad_archive, source_not_image, compression_unsupported, no_space, io_failed, permission_denied,
+ * unpack_failed (the process died), interrupted (`signal`).
+ */
+export function unpack(request: UnpackRequest): Promise<UnpackResult> {
+  const {signal, onProgress, ...job} = request
+  return new Promise((resolve, reject) => {
+    if (signal?.aborted) {
+      reject(fail('interrupted', {what: 'unpacking'}))
+      return
+    }
+    const child = fork(childFile, [], {
+      execPath: process.execPath,
+      execArgv: childFlags,
+      // Nothing of our environment: no NODE_OPTIONS, no preloaded library, no secret.
+      env: {},
+      cwd: '/',
+      stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+      serialization: 'json',
+    })
+    let last: Exclude<ChildMessage, {kind: 'progress'}> | undefined
+    let complaint = ''
+    const kill = (): void => {
+      child.kill('SIGKILL')
+    }
+    signal?.addEventListener('abort', kill, {once: true})
+    child.stderr?.on('data', (chunk: Buffer) => {
+      complaint = (complaint + chunk.toString('utf8')).slice(-STDERR_BYTES_MAX)
+    })
+    child.on('message', (message: ChildMessage) => {
+      if (message.kind === 'progress') onProgress?.(message.progress)
+      else last = message
+    })
+    const ended = (reason: string): void => {
+      signal?.removeEventListener('abort', kill)
+      if (last?.kind === 'done') resolve(last.result)
+      else if (last?.kind === 'failed') reject(errorFromChild(last))
+      else if (signal?.aborted) reject(fail('interrupted', {what: 'unpacking'}))
+      else reject(fail('unpack_failed', {reason}))
+    }
+    child.once('error', (error) => {
+      kill()
+      if (child.pid === undefined) ended(`the unpacker cannot be started: ${error.message}`)
+    })
+    child.once('close', (code, deathSignal) => ended(deathOf(code, deathSignal, complaint)))
+    child.send(job, (error) => {
+      if (error) kill()
+    })
+  })
+}
+
+/** Why a process that said nothing ended. */
+function deathOf(code: number | null, signal: string | null, complaint: string): string {
+  if (complaint.includes('heap out of memory')) return 'the unpacker ran out of memory'
+  const how = signal === null ? `ended with code ${code ?? 'unknown'}` : `was killed by ${signal}`
+  const said = complaint
+    .split('\n')
+    .map((line) => line.trim())
+    .find((line) => /error/i.test(line))
+  return `the unpacker ${how}${said === undefined ? '' : `: ${said.slice(0, 300)}`}`
+}
