@@ -6,6 +6,7 @@ import {BlockList, isIP} from 'node:net'
 import {createSecureContext, getCACertificates} from 'node:tls'
 import {fail} from '../errors.ts'
 import {literalAddress} from './addresses.ts'
+import {BulkAgent} from './bulk.ts'
 import type {SourceOptions} from './contract.ts'
 
 type ProxyEnv = Readonly<Record<string, string | undefined>>
@@ -46,7 +47,8 @@ export class Agents {
   }
 
   http(proxy: string | undefined): HttpAgent {
-    const agent = new HttpAgent(proxy === undefined ? {} : {proxyEnv: {HTTP_PROXY: proxy}})
+    const agent =
+      proxy === undefined ? new BulkAgent() : new HttpAgent({proxyEnv: {HTTP_PROXY: proxy}})
     this.#made.push(agent)
     return agent
   }

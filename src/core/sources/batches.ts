@@ -1,14 +1,14 @@
 /**
- * Turns a stream of small chunks into batches of about 1 MiB.
+ * The bytes of an answer in batches of about 1 MiB.
  *
- * One batch is one pull, one run of hash updates and one write; with 64 KiB chunks each on their own a download costs 15-20 %
- * more CPU (measured, section 3.2). While the caller works on a batch, the next one gathers, so at most two are in memory.
+ * With 64 KiB chunks each on their own a download costs 15-20 % more CPU (bench/download.ts). While the caller works on a batch,
+ * the next one gathers.
  */
-import type {Readable} from 'node:stream'
+import type {IncomingMessage} from 'node:http'
 import {fail} from '../errors.ts'
-import {MiB} from '../limits.ts'
+import {openDirectInbox} from './bulk.ts'
+import {batchBytes, StreamInbox} from './inbox.ts'
 
-const batchBytes = MiB
 // A slow source must not wait for a full batch: what has come is handed on after this time, so that progress is kept.
 const lingerMs = 50
 
@@ -26,16 +26,17 @@ export type BatchOptions = {
   describe: (error: Error) => Error
 }
 
-/** Yields the stream's chunks in batches; ends the stream whatever happens. The errors are those of `OpenedSource.body`. */
+/** Yields the body of an answer; ends the connection whatever happens. The errors are those of `OpenedSource.body`. */
 export async function* readBatches(
-  stream: Readable,
+  response: IncomingMessage,
   options: BatchOptions,
 ): AsyncGenerator<readonly Buffer[], void, undefined> {
   const {url, signal, startByte, endByte, maxBlobBytes} = options
-  const inbox = new Inbox(stream)
+  const lengthBytes = endByte === undefined ? undefined : endByte - startByte
+  const inbox = openDirectInbox(response, lengthBytes) ?? new StreamInbox(response)
   const onAbort = (): void => {
     inbox.fail(signal.reason as Error)
-    stream.destroy()
+    response.destroy()
   }
   let position = startByte
   try {
@@ -74,66 +75,6 @@ export async function* readBatches(
       : error
   } finally {
     signal.removeEventListener('abort', onAbort)
-    stream.destroy()
-  }
-}
-
-/** Chunks that have come and were not taken yet. Pauses the stream when a batch is full. */
-class Inbox {
-  failure: Error | undefined
-  readonly #stream: Readable
-  #chunks: Buffer[] = []
-  #sizeBytes = 0
-  #isEnded = false
-  #wakeAtBytes = 0
-  #wake: (() => void) | undefined
-
-  constructor(stream: Readable) {
-    this.#stream = stream
-    stream.on('data', (chunk: Buffer) => {
-      this.#chunks.push(chunk)
-      this.#sizeBytes += chunk.length
-      if (this.#sizeBytes >= batchBytes) stream.pause()
-      if (this.#sizeBytes >= this.#wakeAtBytes) this.#wake?.()
-    })
-    stream.once('end', () => {
-      this.#isEnded = true
-      this.#wake?.()
-    })
-    stream.on('error', (error) => this.fail(error))
-    stream.once('close', () => {
-      if (!this.#isEnded) this.fail(new Error('the connection was closed too early'))
-    })
-  }
-
-  fail(reason: Error): void {
-    if (this.#isEnded) return
-    this.failure ??= reason
-    this.#wake?.()
-  }
-
-  /** Resolves true when so many bytes are here or no more will come, false when `ms` pass first. */
-  wait(sizeBytes: number, ms: number): Promise<boolean> {
-    if (this.#sizeBytes >= sizeBytes || this.#isEnded || this.failure !== undefined) {
-      return Promise.resolve(true)
-    }
-    return new Promise((resolve) => {
-      const done = (isHere: boolean): void => {
-        clearTimeout(timer)
-        this.#wake = undefined
-        resolve(isHere)
-      }
-      const timer = setTimeout(() => done(false), ms)
-      this.#wakeAtBytes = sizeBytes
-      this.#wake = () => done(true)
-    })
-  }
-
-  take(): {chunks: Buffer[]; sizeBytes: number} {
-    const taken = {chunks: this.#chunks, sizeBytes: this.#sizeBytes}
-    this.#chunks = []
-    this.#sizeBytes = 0
-    this.#stream.resume()
-    return taken
+    response.destroy()
   }
 }

@@ -1,5 +1,5 @@
 /** From the head of an answer and its connection to what the caller reads. */
-import type {Readable} from 'node:stream'
+import type {IncomingMessage} from 'node:http'
 import {fail} from '../errors.ts'
 import {readBatches} from './batches.ts'
 import type {OpenedSource, SourceOptions} from './contract.ts'
@@ -9,7 +9,7 @@ import {connectionError} from './http-error.ts'
 export type Connection = {
   /** Address for messages, already without secrets. */
   url: string
-  response: Readable
+  response: IncomingMessage
   signal: AbortSignal
   /** Lets go of everything; called once or more. */
   close: () => void
