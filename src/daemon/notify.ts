@@ -39,7 +39,8 @@ export function makeNotifier(o: {socket: string | undefined; log: Logger}): Noti
         // A dying worker must not wait for, nor take down, a message under way.
         cleanup: false,
       })
-      if (!result.failed) continue
+      // At a stop systemd may send its signal to every process of the unit, this messenger too.
+      if (!result.failed || (result.isTerminated && !result.timedOut)) continue
       if (result.code === 'ENOENT') {
         isBroken = true
         log.warn({program: 'systemd-notify'}, 'systemd is not told: the program is not installed')

@@ -227,3 +227,17 @@ describe('/metrics', () => {
     expect(warnings).to.have.length(1)
   })
 })
+
+describe('docs/operations.md', () => {
+  it('names every metric of imgstore, and no other', async () => {
+    const none = (): Promise<never> => Promise.reject(fail('store_busy', {path: '/store.db'}))
+    const store = {countByState: none, health: none, runs: {list: none}}
+    const metrics = makeMetrics({store, version: '1.2.3', log: silentLogger})
+    const app = buildServer({log: silentLogger, routes: [metrics.routes]})
+    const {body} = await app.inject('/metrics')
+    const served = [...body.matchAll(/^# TYPE (imgstore_\w+) /gm)].map((match) => match[1])
+    const text = readFileSync('docs/operations.md', 'utf8')
+    const documented = [...text.matchAll(/^\| `(imgstore_\w+)/gm)].map((match) => match[1])
+    expect(documented.toSorted()).to.deep.equal(served.toSorted())
+  })
+})
