@@ -2,11 +2,10 @@
  * Brings a database to the newest schema. kysely's own Migrator neither locks nor runs in a transaction on SQLite,
  * so eight processes that start at once would trample each other; this one does all in one immediate transaction.
  */
-import type SqliteDatabase from 'better-sqlite3'
-import {Kysely, sql} from 'kysely'
+import {sql, type Kysely} from 'kysely'
 import {migrations} from '../../../migrations/index.ts'
 import {fail} from '../errors.ts'
-import {ImmediateDialect} from './dialect.ts'
+import type {DB} from './schema.ts'
 
 export const migrationNames = Object.keys(migrations)
 
@@ -15,10 +14,8 @@ export const migrationNames = Object.keys(migrations)
  *
  * Errors: store_newer when the database has a migration that this program does not know.
  */
-export async function migrate(file: SqliteDatabase.Database, path: string): Promise<void> {
-  const db = new Kysely<{migrations: {name: string; applied_at: number}}>({
-    dialect: new ImmediateDialect({database: file}),
-  })
+export async function migrate(database: Kysely<DB>, path: string): Promise<void> {
+  const db = database as unknown as Kysely<{migrations: {name: string; applied_at: number}}>
   await db.transaction().execute(async (trx) => {
     await sql`create table if not exists migrations (name text primary key not null, applied_at integer not null) strict`.execute(
       trx,
