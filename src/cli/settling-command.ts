@@ -92,7 +92,7 @@ export abstract class SettlingCommand extends BaseCommand {
         this.print(...labelled([['mounted at', printable(status.mountPoint)]]))
       return {...status, outcome}
     }
-    this.exitStatus = outcome === 'held' ? 15 : exitOf(error)
+    this.exitStatus = exitOf(error)
     const hint = error.hint.replaceAll('NAME', status.name)
     if (!this.jsonEnabled()) this.printError({...error, hint})
     return {...status, outcome, error: {...error, hint}}

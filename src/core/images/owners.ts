@@ -90,8 +90,13 @@ export class Owner {
       await addOwner(fast, {...this.#row, heartbeat_at: now})
   }
 
+  /** Gives back what is still held, and goes. */
   async leave(): Promise<void> {
-    await removeOwner(this.#images.database.db, this.id)
+    const {database, clock} = this.#images
+    await database.db.transaction().execute(async (trx) => {
+      await freeRunsOf(trx, this.id, clock.now())
+      await removeOwner(trx, this.id)
+    })
   }
 }
 

@@ -132,21 +132,12 @@ async function checkWorker(maintenance: MaintenanceContext): Promise<DoctorCheck
 }
 
 function hostChecks(host: HostCheck): DoctorCheck[] {
-  const checks: DoctorCheck[] = host.items.map((item) => ({
+  return host.items.map((item) => ({
     name: item.name,
     status: item.ok ? 'ok' : 'warn',
     detail: item.detail,
     ...(item.ok ? {} : {hint: item.hint}),
   }))
-  const {canMount} = host
-  checks.push({
-    name: 'mount',
-    status: canMount.ok ? 'ok' : 'warn',
-    detail: canMount.ok
-      ? 'a trial overlay was mounted and unmounted'
-      : `images stay STORED here: ${canMount.reason}`,
-  })
-  return checks
 }
 
 function describeSettings(maintenance: MaintenanceContext): DoctorSetting[] {
