@@ -1,74 +1,133 @@
 /**
- * kysely begins SQLite transactions deferred. A transaction that reads and then writes would then fail at once with
- * SQLITE_BUSY_SNAPSHOT when another process wrote in between, whatever the busy timeout. These begin immediate.
+ * kysely's SQLite dialect with three differences, each for a trap that was met:
  *
- * And what goes wrong with the file (full, locked, damaged) leaves here as one of our errors, not as SQLite's.
+ * - Transactions begin immediate. A deferred one that reads and then writes fails at once with SQLITE_BUSY_SNAPSHOT
+ *   when another process wrote in between, whatever the busy timeout.
+ * - A busy database is waited for without blocking. better-sqlite3 is synchronous: its own busy timeout would stop
+ *   the event loop, and so every download, and for ever where the lock is held by another connection of this very
+ *   process that needs the loop to go on.
+ * - Statements are prepared once, and what goes wrong with the file (full, locked, damaged) leaves as one of our errors.
  */
 import type SqliteDatabase from 'better-sqlite3'
 import {
   CompiledQuery,
   SqliteDialect,
-  SqliteDriver,
   type DatabaseConnection,
   type Driver,
   type QueryResult,
 } from 'kysely'
+import {systemCode} from '../errors.ts'
 import {codedDatabaseError} from './errors.ts'
 
-class ImmediateDriver extends SqliteDriver {
-  readonly #file: SqliteDatabase.Database
-
-  constructor(file: SqliteDatabase.Database) {
-    super({database: file})
-    this.#file = file
-  }
-
-  override async acquireConnection(): Promise<DatabaseConnection> {
-    const connection = await super.acquireConnection()
-    return new CodedConnection(connection, this.#file.name)
-  }
-
-  override async beginTransaction(connection: DatabaseConnection): Promise<void> {
-    await connection.executeQuery(CompiledQuery.raw('begin immediate'))
-  }
-
-  override async rollbackTransaction(connection: DatabaseConnection): Promise<void> {
-    // On a full disk SQLite rolls back by itself; a second time would hide the error that tells why.
-    if (this.#file.inTransaction) await super.rollbackTransaction(connection)
-  }
-}
-
-class CodedConnection implements DatabaseConnection {
-  readonly #connection: DatabaseConnection
-  readonly #path: string
-
-  constructor(connection: DatabaseConnection, path: string) {
-    this.#connection = connection
-    this.#path = path
-  }
-
-  async executeQuery<R>(query: CompiledQuery): Promise<QueryResult<R>> {
-    try {
-      return await this.#connection.executeQuery<R>(query)
-    } catch (error) {
-      throw codedDatabaseError(error, this.#path) ?? error
-    }
-  }
-
-  streamQuery<R>(query: CompiledQuery, chunkSize: number): AsyncIterableIterator<QueryResult<R>> {
-    return this.#connection.streamQuery<R>(query, chunkSize)
-  }
+export type ConnectionOptions = {
+  database: SqliteDatabase.Database
+  /** How long a busy database is waited for. */
+  busyTimeoutMs: number
 }
 
 export class ImmediateDialect extends SqliteDialect {
-  readonly #file: SqliteDatabase.Database
+  readonly #options: ConnectionOptions
 
-  constructor(file: SqliteDatabase.Database) {
-    super({database: file})
-    this.#file = file
+  constructor(options: ConnectionOptions) {
+    super({database: options.database})
+    this.#options = options
   }
 
   override createDriver(): Driver {
-    return new ImmediateDriver(this.#file)
+    return new ImmediateDriver(this.#options)
+  }
+}
+
+class ImmediateDriver implements Driver {
+  readonly #database: SqliteDatabase.Database
+  readonly #connection: WaitingConnection
+
+  constructor(options: ConnectionOptions) {
+    this.#database = options.database
+    this.#connection = new WaitingConnection(options)
+  }
+
+  async init(): Promise<void> {
+    // The database is open already.
+  }
+
+  acquireConnection(): Promise<DatabaseConnection> {
+    return Promise.resolve(this.#connection)
+  }
+
+  async beginTransaction(connection: DatabaseConnection): Promise<void> {
+    await connection.executeQuery(CompiledQuery.raw('begin immediate'))
+  }
+
+  async commitTransaction(connection: DatabaseConnection): Promise<void> {
+    await connection.executeQuery(CompiledQuery.raw('commit'))
+  }
+
+  async rollbackTransaction(connection: DatabaseConnection): Promise<void> {
+    // On a full disk SQLite rolls back by itself; a second time would hide the error that tells why.
+    if (this.#database.inTransaction) await connection.executeQuery(CompiledQuery.raw('rollback'))
+  }
+
+  async releaseConnection(): Promise<void> {
+    // There is one connection for the life of the database.
+  }
+
+  destroy(): Promise<void> {
+    this.#database.close()
+    return Promise.resolve()
+  }
+}
+
+/** First wait for a busy database; it doubles up to the longest. */
+const waitMsMin = 2
+const waitMsMax = 50
+/** Statements kept prepared; the program has fewer. */
+const statementsMax = 256
+
+class WaitingConnection implements DatabaseConnection {
+  readonly #database: SqliteDatabase.Database
+  readonly #busyTimeoutMs: number
+  readonly #statements = new Map<string, SqliteDatabase.Statement>()
+
+  constructor(options: ConnectionOptions) {
+    this.#database = options.database
+    this.#busyTimeoutMs = options.busyTimeoutMs
+  }
+
+  async executeQuery<R>(query: CompiledQuery): Promise<QueryResult<R>> {
+    const deadline = Date.now() + this.#busyTimeoutMs
+    for (let waitMs = waitMsMin; ; waitMs = Math.min(waitMs * 2, waitMsMax)) {
+      try {
+        return this.#execute<R>(query)
+      } catch (error) {
+        const isBusy = /^SQLITE_(BUSY|LOCKED)/.test(systemCode(error) ?? '')
+        // Inside a transaction the lock is held: waiting would not help, and the transaction must end.
+        if (!isBusy || this.#database.inTransaction || Date.now() >= deadline) {
+          throw codedDatabaseError(error, this.#database.name) ?? error
+        }
+        await new Promise((resolve) => setTimeout(resolve, waitMs))
+      }
+    }
+  }
+
+  #execute<R>({sql, parameters}: CompiledQuery): QueryResult<R> {
+    const statement = this.#prepare(sql)
+    if (statement.reader) return {rows: statement.all(...parameters) as R[]}
+    const {changes, lastInsertRowid} = statement.run(...parameters)
+    return {rows: [], insertId: BigInt(lastInsertRowid), numAffectedRows: BigInt(changes)}
+  }
+
+  #prepare(sql: string): SqliteDatabase.Statement {
+    const known = this.#statements.get(sql)
+    if (known) return known
+    const statement = this.#database.prepare(sql)
+    if (this.#statements.size >= statementsMax) this.#statements.clear()
+    this.#statements.set(sql, statement)
+    return statement
+  }
+
+  // eslint-disable-next-line @typescript-eslint/require-await -- nothing here streams
+  async *streamQuery<R>(): AsyncIterableIterator<QueryResult<R>> {
+    throw new Error('imgstore does not stream rows')
   }
 }

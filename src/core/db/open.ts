@@ -4,7 +4,7 @@ import {dirname} from 'node:path'
 import SqliteDatabase from 'better-sqlite3'
 import {Kysely} from 'kysely'
 import {fail} from '../errors.ts'
-import {fromDatabaseError} from './database-error.ts'
+import {fromDatabaseError} from './errors.ts'
 import {ImmediateDialect} from './dialect.ts'
 import {migrate, migrationNames} from './migrate.ts'
 import type {DB} from './schema.ts'
@@ -37,12 +37,12 @@ export async function openDatabase(path: string): Promise<Database> {
     if (path !== ':memory:' && !existsSync(dirname(path)))
       mkdirSync(dirname(path), {recursive: true})
     main = openFile(path)
-    const db = kyselyOn(main, path)
+    const db = kyselyOn(main)
     await bringUpToDate(main, db, path)
     if (path === ':memory:') return describe(path, main, db, db)
     const second = openFile(path)
     second.pragma('synchronous = NORMAL')
-    return describe(path, main, db, kyselyOn(second, path))
+    return describe(path, main, db, kyselyOn(second))
   } catch (error) {
     main?.close()
     throw fromDatabaseError(error, path)
@@ -66,8 +66,8 @@ function openFile(path: string): SqliteDatabase.Database {
   }
 }
 
-function kyselyOn(database: SqliteDatabase.Database, path: string): Kysely<DB> {
-  return new Kysely<DB>({dialect: new ImmediateDialect({database, path, busyTimeoutMs})})
+function kyselyOn(database: SqliteDatabase.Database): Kysely<DB> {
+  return new Kysely<DB>({dialect: new ImmediateDialect({database, busyTimeoutMs})})
 }
 
 async function bringUpToDate(
