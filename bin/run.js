@@ -4,11 +4,17 @@ import fs from 'fs'
 import module from 'module'
 import os from 'os'
 import path from 'path'
+import {fileURLToPath} from 'url'
 
-if (fs.existsSync(new URL('../dist/src/commands', import.meta.url))) {
+const program = fileURLToPath(new URL('../dist/bundle/main.cjs', import.meta.url))
+
+if (fs.existsSync(program)) {
   const cache = compileCacheDir()
   if (cache) module.enableCompileCache(cache)
-  import('@oclif/core').then(({execute}) => execute({dir: import.meta.url}))
+  // Required, not imported: an import would search the whole file for its exports first.
+  module
+    .createRequire(import.meta.url)(program)
+    .main()
 } else {
   console.error('imgstore is not built yet. Run `npm run build` in its directory.')
   process.exitCode = 15

@@ -63,6 +63,7 @@ async function tour(): Promise<void> {
   const fetch = ['fetch', 'demo', url, image.sha256, '--profile', image.profile, '--wait']
   const exit = await run(fetch, [0, hostCannotExit])
   await run(['status', 'demo'])
+  await run(['events', 'demo'])
   if (exit === hostCannotExit) {
     showTree(join(store, 'images/demo/rootfs'))
     console.log(
@@ -96,7 +97,14 @@ async function useImage(): Promise<void> {
   console.log('The image itself is as it was; the change is in the upper directory of its overlay.')
 
   title('Running a program in it')
-  await run(['run', 'demo', '--', '/bin/sh', '-c', 'cat /etc/os-release /root/hello.txt; id; ls /'])
+  await run([
+    'run',
+    'demo',
+    '--',
+    '/bin/sh',
+    '-c',
+    'head -1 /etc/os-release; cat /root/hello.txt; id',
+  ])
 
   await run(['deactivate', 'demo', '--wait'])
 }
