@@ -1,5 +1,6 @@
 /** The loop of one owner: claims runs up to its concurrency, keeps their leases, and works on them side by side. */
 import type {Clock} from '../clock.ts'
+import {ImgstoreError} from '../errors.ts'
 import type {OwnerId, RunId} from '../ids.ts'
 import type {Claim} from '../journal.ts'
 import {runClaim, type RunnerDeps, type RunOutcome} from './runner.ts'
@@ -47,30 +48,58 @@ export async function runLoop<S extends string, G extends string, K extends stri
   const wake = new Wake()
   const wakeNow = (): void => wake.now()
   options.signal.addEventListener('abort', wakeNow, {once: true})
+  // Steps also stop when the loop itself fails: nothing goes on behind the back of whoever is told.
+  const halt = new AbortController()
+  const stop = AbortSignal.any([options.signal, halt.signal])
   const leases = keepLeases(deps, active)
-  let upkeepAt = 0
+  let upkeepAt = deps.upkeep ? 0 : Infinity
   try {
     while (!options.signal.aborted) {
       options.onBeat?.()
-      if (deps.upkeep && deps.clock.now() >= upkeepAt) {
-        await deps.upkeep()
+      if (deps.clock.now() >= upkeepAt) {
+        await tryUpkeep(deps)
         upkeepAt = deps.clock.now() + upkeepEveryMs
       }
       const seen = deps.dataVersion()
-      await claimAll(deps, options, active, totals, wake)
+      await claimAll(deps, {...options, signal: stop}, active, totals, wake)
       if (options.run !== undefined && active.size === 0) break
       if (options.once && active.size === 0 && (await deps.journal.nextDueAt()) === undefined) break
       await waitForWork(deps, wake, seen, upkeepAt, options)
     }
-    const ended = Promise.all([...active.values()].map((entry) => entry.ended))
-    await Promise.race([
-      ended,
-      ...(options.releaseWithinMs === undefined ? [] : [deps.clock.sleep(options.releaseWithinMs)]),
-    ])
     return totals
   } finally {
+    halt.abort()
+    await waitForSteps(deps, active, options.releaseWithinMs)
     options.signal.removeEventListener('abort', wakeNow)
-    leases.stop()
+    await leases.stop()
+  }
+}
+
+/** Waits until all steps have ended, or until `withinMs` has passed. */
+async function waitForSteps<S extends string, G extends string, K extends string, P>(
+  deps: LoopDeps<S, G, K, P>,
+  active: Map<RunId, Active<S, G>>,
+  withinMs: number | undefined,
+): Promise<void> {
+  const ended = Promise.all([...active.values()].map((entry) => entry.ended))
+  if (withinMs === undefined) {
+    await ended
+    return
+  }
+  // The sleep is ended too: a timer left behind would keep the process alive.
+  const over = new AbortController()
+  await Promise.race([ended, deps.clock.sleep(withinMs, over.signal)])
+  over.abort()
+}
+
+/** A failure here must not end the work: it is tried again a second later. */
+async function tryUpkeep<S extends string, G extends string, K extends string, P>(
+  deps: LoopDeps<S, G, K, P>,
+): Promise<void> {
+  try {
+    await deps.upkeep?.()
+  } catch (error) {
+    deps.log.warn({error}, 'upkeep failed')
   }
 }
 
@@ -91,7 +120,7 @@ async function claimAll<S extends string, G extends string, K extends string, P>
       leaseMs,
       ...(options.run === undefined ? {} : {run: options.run}),
     }
-    const claim = await deps.journal.claim(request)
+    const claim = await claimOne(deps, request)
     if (!claim) return
     const lost = new AbortController()
     const ended = runClaim(deps, claim, {stop: options.signal, lost: lost.signal})
@@ -106,6 +135,20 @@ async function claimAll<S extends string, G extends string, K extends string, P>
         wake.now()
       })
     active.set(claim.run, {claim, lost, ended})
+  }
+}
+
+/** A journal that is busy for long is no reason to end: it is asked again a poll later. */
+async function claimOne<S extends string, G extends string, K extends string, P>(
+  deps: LoopDeps<S, G, K, P>,
+  request: Parameters<typeof deps.journal.claim>[0],
+): Promise<Claim<S, G> | undefined> {
+  try {
+    return await deps.journal.claim(request)
+  } catch (error) {
+    if (!(error instanceof ImgstoreError && error.retry === 'backoff')) throw error
+    deps.log.warn({error}, 'claiming a run failed')
+    return undefined
   }
 }
 
@@ -134,7 +177,7 @@ async function waitForWork<S extends string, G extends string, K extends string,
 function keepLeases<S extends string, G extends string, K extends string, P>(
   deps: LoopDeps<S, G, K, P>,
   active: Map<RunId, Active<S, G>>,
-): {stop(): void} {
+): {stop(): Promise<void>} {
   const everyMs = Math.max(50, Math.floor(deps.settings().leaseMs / 3))
   const beat = async (): Promise<void> => {
     try {
@@ -148,8 +191,17 @@ function keepLeases<S extends string, G extends string, K extends string, P>(
       deps.log.warn({error}, 'renewing leases failed')
     }
   }
-  const timer = setInterval(() => void beat(), everyMs)
-  return {stop: () => clearInterval(timer)}
+  let last = Promise.resolve()
+  const timer = setInterval(() => {
+    last = last.then(beat)
+  }, everyMs)
+  return {
+    stop: async () => {
+      clearInterval(timer)
+      // A beat that came after the owner had left would enter it again.
+      await last
+    },
+  }
 }
 
 /** A sleep that another part can end. */
