@@ -51,7 +51,8 @@ class SqlJournal implements ImageJournal {
       const now = this.#clock.now()
       const found = await nextClaimable(trx, {...look, now})
       if (!found) return undefined
-      const isTakeover = found.status === 'running'
+      // Stays so until a step is done, whoever held the run in between: the former owner may still be at it.
+      const isTakeover = found.status === 'running' || found.is_takeover === 1
       const epoch = found.epoch + 1
       const lease = {owner: request.owner, epoch, expiresAt: now + request.leaseMs, isTakeover, now}
       await leaseRun(trx, found.id, lease)
@@ -115,6 +116,7 @@ class SqlJournal implements ImageJournal {
       const going = {
         step: null,
         attempt: 1,
+        is_takeover: 0 as const,
         error: null,
         progress_done: null,
         progress_total: null,

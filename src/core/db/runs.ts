@@ -165,6 +165,7 @@ export type Claimable = {
   status: 'pending' | 'running' | 'waiting'
   attempt: number
   epoch: number
+  is_takeover: 0 | 1
 }
 
 /**
@@ -178,7 +179,8 @@ export async function nextClaimable(
   const early = sql`('NEW', 'DOWNLOADING')`
   const one = request.run === undefined ? sql`` : sql`and r.id = ${request.run}`
   const {rows} = await sql<Claimable>`
-    select r.id, r.image_id, r.image_name, r.node, r.goal, p.state, r.status, r.attempt, r.epoch
+    select r.id, r.image_id, r.image_name, r.node, r.goal, p.state, r.status, r.attempt, r.epoch,
+      r.is_takeover
     from runs r join placements p on p.image_id = r.image_id and p.node = r.node
     where r.node = ${request.node} ${one}
       and ((r.status in ('pending', 'waiting') and r.due_at <= ${request.now})

@@ -143,9 +143,12 @@ export async function retry(
         failedFrom: null,
         held: null,
       })
-    } else if (open?.status === 'waiting') {
+    } else if (open?.status === 'waiting' && (options.goal ?? open.goal) === open.goal) {
       await updatePlacement(trx, image.id, images.node, rules, images.clock.now())
       await hurryRun(trx, open.id, images.clock.now())
+    } else if (open?.status === 'waiting') {
+      // The run knows its goal from its beginning: another goal takes another run.
+      await restart(trx, images, image, {...rules, held: null})
     } else if (open) {
       throw fail('image_busy', {name, reason: `a run is at work on it (${image.state})`})
     } else if (image.held || image.state !== image.goal) {

@@ -1,8 +1,8 @@
 /** The images service: what a person can ask of images. */
 import {getPlaced} from '../db/images.ts'
 import {getOpenRun} from '../db/runs.ts'
-import {fail} from '../errors.ts'
-import {parseImageName} from '../ids.ts'
+import {fail, ImgstoreError} from '../errors.ts'
+import {parseImageName, type ImageName} from '../ids.ts'
 import type {FollowEvent, ImageStatus} from '../image.ts'
 import type {LimitOverrides, Profile} from '../limits.ts'
 import {
@@ -15,7 +15,7 @@ import {
 } from './ask.ts'
 import type {ImagesContext} from './context.ts'
 import {settle, watch, type SettleOptions, type Settled} from './settle.ts'
-import {listStatus, statusOf} from './status.ts'
+import {findStatus, listStatus, statusOf} from './status.ts'
 
 export type {FetchRequest} from './ask.ts'
 export type {SettleOptions, Settled} from './settle.ts'
@@ -78,11 +78,18 @@ export function openImages(images: ImagesContext): Images {
     activate: ask((name) => setGoal(images, name, 'ACTIVE')),
     deactivate: ask((name) => setGoal(images, name, 'STORED')),
     retry: (text, options = {}) => ask((name) => retry(images, name, options))(text),
-    remove: ask((name) => setGoal(images, name, 'REMOVED')),
+    remove: (text) => removeImage(images, parseImageName(text)),
     settle: async (name, options = {}) => await settle(images, parseImageName(name), options),
     watch: async (name, options) => await watch(images, parseImageName(name), options),
     run: (name, command, options) => runInImage(images, name, command, options),
   }
+}
+
+/** A worker may be done before the answer is read: what was known before is then what is told. */
+async function removeImage(images: ImagesContext, name: ImageName): Promise<ImageStatus> {
+  const before = await statusOf(images, name)
+  await setGoal(images, name, 'REMOVED')
+  return (await findStatus(images, name)) ?? {...before, goal: 'REMOVED'}
 }
 
 async function fetchImage(
@@ -114,7 +121,13 @@ async function removeFirst(
   request: CheckedRequest,
   options: FetchOptions,
 ): Promise<void> {
-  await setGoal(images, request.name, 'REMOVED')
+  try {
+    await setGoal(images, request.name, 'REMOVED')
+  } catch (error) {
+    // Gone meanwhile, as it was being removed already.
+    if (error instanceof ImgstoreError && error.code === 'image_not_found') return
+    throw error
+  }
   const settled = await settle(images, request.name, {
     ...(options.onEvent ? {onEvent: options.onEvent} : {}),
     ...(options.signal ? {signal: options.signal} : {}),

@@ -55,7 +55,7 @@ async function mend(
     const fresh = await getPlacedById(trx, node, image.id)
     if (fresh?.state !== 'ACTIVE' || (await getOpenRun(trx, image.id, node))) return undefined
     if (findMounts(images.layout.mountPoint(image.name)).length > 0) return undefined
-    await updatePlacement(trx, image.id, node, {state: 'STORED'}, now)
+    await updatePlacement(trx, image.id, node, {state: 'STORED', held: null}, now)
     const run = await addRun(trx, {
       imageId: image.id,
       image: image.name,

@@ -31,7 +31,12 @@ export async function settle(
   options: SettleOptions,
 ): Promise<Settled> {
   const first = await findStatus(images, name)
-  if (!first) throw fail('image_not_found', {name})
+  if (!first) {
+    // A worker may have removed it between the caller's wish and this look.
+    const [last] = await listEvents(images.database.db, {node: images.node, image: name, limit: 1})
+    if (last?.kind === 'removed') return {outcome: 'removed'}
+    throw fail('image_not_found', {name})
+  }
   const teller = new Teller(images, name, options.onEvent)
   await teller.startAt(first.run)
   const helper = new Helper(images)
