@@ -3,7 +3,7 @@
  * Nothing happens unless a test armed it: in its own process by `armFailpoint`, in a child by IMGSTORE_FAILPOINT
  * (read once, by settings, and handed to `armFailpointFrom`).
  */
-type Action = 'exit' | 'throw' | (() => void)
+type Action = 'exit' | 'stop' | 'throw' | (() => void)
 
 const armed = new Map<string, {action: Action; skip: number}>()
 let isAnyArmed = false
@@ -14,8 +14,15 @@ export function failpoint(name: string): void {
   if (!found) return
   if (found.skip-- > 0) return
   if (found.action === 'exit') process.kill(process.pid, 'SIGKILL')
+  else if (found.action === 'stop') stopHere()
   else if (found.action === 'throw') throw new Error(`failpoint ${name}`)
   else found.action()
+}
+
+/** Stops the process until somebody sends SIGCONT. The wait gives the signal time to reach all threads. */
+function stopHere(): void {
+  process.kill(process.pid, 'SIGSTOP')
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 50)
 }
 
 export function armFailpoint(name: string, action: Action, skip = 0): void {
@@ -28,11 +35,10 @@ export function disarmFailpoints(): void {
   isAnyArmed = false
 }
 
-/** Arms from text: `name`, `name=exit`, `name=throw`, each with `@N` to let N passes go by first; comma-separated. */
+/** Arms from text: `name`, `name=exit`, `=stop`, `=throw`, each with `@N` to let N passes go by first; comma-separated. */
 export function armFailpointsFrom(text: string): void {
   for (const part of text.split(',')) {
-    const match = /^([\w.-]+)(?:=(exit|throw))?(?:@(\d+))?$/.exec(part.trim())
-    if (match?.[1])
-      armFailpoint(match[1], match[2] === 'throw' ? 'throw' : 'exit', Number(match[3] ?? 0))
+    const match = /^([\w.-]+)(?:=(exit|stop|throw))?(?:@(\d+))?$/.exec(part.trim())
+    if (match?.[1]) armFailpoint(match[1], (match[2] ?? 'exit') as Action, Number(match[3] ?? 0))
   }
 }

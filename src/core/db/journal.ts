@@ -47,7 +47,7 @@ class SqlJournal implements ImageJournal {
     }
     // A look without the write lock first: idle workers must not hold others up.
     if (!(await nextClaimable(this.#db, look))) return undefined
-    return await this.#db.transaction().execute(async (trx) => {
+    const claimed = await this.#db.transaction().execute(async (trx) => {
       const now = this.#clock.now()
       const found = await nextClaimable(trx, {...look, now})
       if (!found) return undefined
@@ -69,6 +69,8 @@ class SqlJournal implements ImageJournal {
         isTakeover,
       }
     })
+    failpoint('journal.claimed')
+    return claimed
   }
 
   async renew(claims: readonly ImageClaim[], leaseMs: number): Promise<RunId[]> {
@@ -148,7 +150,7 @@ class SqlJournal implements ImageJournal {
     record: Record_,
     options: {error: ErrorJson; dueAt: number; nextAttempt: number},
   ): Promise<RunEvent> {
-    return await this.#write(async (trx, now) => {
+    const written = await this.#write(async (trx, now) => {
       await this.#fence(trx, claim, {
         status: 'waiting',
         owner: null,
@@ -161,10 +163,12 @@ class SqlJournal implements ImageJournal {
       const extra = {kind: 'retry' as const, error: options.error, dueAt: options.dueAt}
       return await addEvent(trx, this.#event(claim, record, now, extra))
     })
+    failpoint('journal.waited')
+    return written
   }
 
   async fail(claim: ImageClaim, record: Record_, error: ErrorJson): Promise<RunEvent> {
-    return await this.#write(async (trx, now) => {
+    const written = await this.#write(async (trx, now) => {
       await this.#end(trx, claim, 'failed', record.step, error, now)
       const patch = {state: 'FAILED' as const, failed: error, failedFrom: record.from, held: null}
       await updatePlacement(trx, claim.subject, claim.node, patch, now)
@@ -173,6 +177,8 @@ class SqlJournal implements ImageJournal {
         this.#event(claim, record, now, {kind: 'failed', to: 'FAILED', error}),
       )
     })
+    failpoint('journal.failed')
+    return written
   }
 
   async hold(
@@ -181,17 +187,20 @@ class SqlJournal implements ImageJournal {
     at: ImageState,
     error: ErrorJson,
   ): Promise<RunEvent> {
-    return await this.#write(async (trx, now) => {
+    const written = await this.#write(async (trx, now) => {
       await this.#end(trx, claim, 'done', record.step, error, now)
       await updatePlacement(trx, claim.subject, claim.node, {state: at, held: error}, now)
       return await addEvent(trx, this.#event(claim, record, now, {kind: 'held', to: at, error}))
     })
+    failpoint('journal.held')
+    return written
   }
 
   async finish(claim: ImageClaim): Promise<void> {
     await this.#write(async (trx, now) => {
       await this.#end(trx, claim, 'done', null, undefined, now)
     })
+    failpoint('journal.finished')
   }
 
   async release(claim: ImageClaim): Promise<void> {
@@ -202,6 +211,7 @@ class SqlJournal implements ImageJournal {
       due_at: this.#clock.now(),
     }
     await updateClaimed(this.#db, claim, freed)
+    failpoint('journal.released')
   }
 
   async nextDueAt(): Promise<number | undefined> {

@@ -3,6 +3,7 @@ import {addEvent} from '../db/events.ts'
 import {getPlacedById, listPlaced, updatePlacement, type PlacedImage} from '../db/images.ts'
 import {addRun, getOpenRun} from '../db/runs.ts'
 import {toImgstoreError} from '../errors.ts'
+import {failpoint} from '../failpoint.ts'
 import type {RunEvent} from '../image.ts'
 import {mountSource} from '../layout.ts'
 import {findMounts, readMountTable, tablePath, type MountEntry} from '../mounts/mount-table.ts'
@@ -78,6 +79,7 @@ async function mend(
     })
   })
   if (!event) return
+  failpoint('images.mended')
   log.warn(
     {run_id: event.run, image: image.name},
     'image was ACTIVE without a mount; it is mounted again',

@@ -60,6 +60,7 @@ export async function clearFailing(images: ImagesContext, claim: ImageClaim): Pr
   await discardStaged(images.layout, claim.run)
   const image = await getPlacedById(images.database.db, claim.node, claim.subject)
   if (image) await dropPartIfUnused(images, image, claim)
+  failpoint('images.cleared')
 }
 
 async function dropPartIfUnused(

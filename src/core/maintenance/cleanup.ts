@@ -13,6 +13,7 @@ import {
   toImgstoreError,
   type ErrorJson,
 } from '../errors.ts'
+import {failpoint} from '../failpoint.ts'
 import type {RunSummary} from '../image.ts'
 import {parseTreeId} from '../layout.ts'
 import {findMounts, mountsBelow} from '../mounts/mount-table.ts'
@@ -61,6 +62,7 @@ export async function cleanup(
     if (!options.isDryRun) {
       try {
         if (!(await remove())) continue
+        failpoint('maintenance.item_removed')
       } catch (error) {
         const known =
           toImgstoreError(error).code === 'internal'

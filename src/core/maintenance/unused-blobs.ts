@@ -1,6 +1,7 @@
 import {removeBlob} from '../db/blobs.ts'
 import {digestsInUse} from '../db/images.ts'
 import type {Digest} from '../digest.ts'
+import {failpoint} from '../failpoint.ts'
 import type {MaintenanceContext} from './context.ts'
 
 /**
@@ -16,6 +17,8 @@ export async function dropBlobIfUnused(
   return await maintenance.database.db.transaction().execute(async (trx) => {
     if ((await digestsInUse(trx)).has(digest)) return false
     await removeBlob(trx, digest)
-    return await maintenance.blobs.remove(digest)
+    const wasRemoved = await maintenance.blobs.remove(digest)
+    failpoint('maintenance.blob_removed')
+    return wasRemoved
   })
 }
