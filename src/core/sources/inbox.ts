@@ -53,13 +53,17 @@ export abstract class Inbox {
     if (this.sizeBytes >= this.#wakeAtBytes) this.#wake?.()
   }
 
-  /** Ends with the stream, however that happens. */
+  /** Ends with the stream, however that happens; it may have happened already. */
   protected watch(stream: Readable): void {
+    if (stream.readableEnded) this.end()
+    else if (stream.destroyed) this.fail(stream.errored ?? closedTooEarly())
     stream.once('end', () => this.end())
     stream.on('error', (error) => this.fail(error))
-    stream.once('close', () => this.fail(new Error('the connection was closed too early')))
+    stream.once('close', () => this.fail(closedTooEarly()))
   }
 }
+
+const closedTooEarly = (): Error => new Error('the connection was closed too early')
 
 /** Takes the chunks that a stream emits. */
 export class StreamInbox extends Inbox {
