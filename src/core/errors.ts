@@ -560,8 +560,9 @@ export function fromSystemError(error: unknown, path: string, action: string): I
  */
 export function quote(text: string): string {
   const cut = text.length > 300 ? `${text.slice(0, 200)}…${text.slice(-80)}` : text
-  return JSON.stringify(cut).replaceAll(
-    /[\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]/g,
-    (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`,
-  )
+  // Cc and Cf: control and format characters; Zl and Zp: the other line ends.
+  return JSON.stringify(cut).replaceAll(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (c) => {
+    const hex = (c.codePointAt(0) ?? 0).toString(16)
+    return hex.length > 4 ? `\\u{${hex}}` : `\\u${hex.padStart(4, '0')}`
+  })
 }

@@ -17,8 +17,9 @@ const nothing = (): void => undefined
 /** Says nothing; the default of library use and of tests. */
 export const silentLogger: Logger = {error: nothing, warn: nothing, info: nothing, debug: nothing}
 
+/** Names of query parameters that bear secrets: those of S3, GCS, Azure and CloudFront, and what others commonly use. */
 const secretParameters =
-  /^(x-amz-(signature|credential|security-token)|signature|sig|token|access_token|key|password|secret|auth)$/i
+  /token|secret|signature|credential|passw|pwd|api[-_]?key|accesskey|jwt|session|^(sig|key|auth|authorization|code|policy)$/i
 
 /** A URL without what must not be seen: user, password and the values of secret-bearing query parameters. */
 export function redact(url: string): string {
@@ -26,7 +27,8 @@ export function redact(url: string): string {
   try {
     parsed = new URL(url)
   } catch {
-    return url.replace(/\/\/[^/@]*@/, '//***@')
+    // Not a URL: nobody knows what is what, so all that could be a secret goes.
+    return url.replace(/^(.*?\/\/)?.*@/s, '$1***@').replace(/[?#].*$/s, '?***')
   }
   if (parsed.username || parsed.password) {
     parsed.username = '***'

@@ -71,7 +71,7 @@ const byteUnits: Readonly<Record<string, number>> = {
 /** A size as a person writes it: `4096`, `100MiB`, `1.5G`; K, M, G, T alone are binary, KB, MB, GB, TB decimal. */
 export function parseBytes(raw: unknown): number | undefined {
   const match =
-    typeof raw === 'string' ? /^(\d{1,15}(?:\.\d{1,6})?)\s*([a-z]*)$/i.exec(raw.trim()) : null
+    typeof raw === 'string' ? /^(\d{1,16}(?:\.\d{1,6})?)\s*([a-z]*)$/i.exec(raw.trim()) : null
   const unit = match ? byteUnits[match[2]?.toLowerCase() ?? ''] : undefined
   return match && unit !== undefined ? Math.round(Number(match[1]) * unit) : undefined
 }
