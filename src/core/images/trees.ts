@@ -13,7 +13,7 @@ import {
   rmdirSync,
   writeFileSync,
 } from 'node:fs'
-import {mkdir, readdir, rm} from 'node:fs/promises'
+import {mkdir, readdir, rename, rm} from 'node:fs/promises'
 import {join} from 'node:path'
 import {fail, fromSystemError, systemCode} from '../errors.ts'
 import {newUlid, type ImageName, type RunId} from '../ids.ts'
@@ -26,8 +26,8 @@ export type TreeNote = {treeId: string; digest: string; profile: string; entries
 export async function stageTree(layout: Layout, run: RunId, treeId: string): Promise<string> {
   const path = layout.stagedTree(treeId)
   try {
-    await discardStaged(layout, run)
     await mkdir(layout.staging, {recursive: true, mode: 0o700})
+    await setAside(layout, run)
     await mkdir(path, {mode: 0o700})
     const rootfs = join(path, 'rootfs')
     await mkdir(rootfs, {mode: 0o700})
@@ -39,16 +39,32 @@ export async function stageTree(layout: Layout, run: RunId, treeId: string): Pro
 
 /** Removes every staged tree of a run. */
 export async function discardStaged(layout: Layout, run: RunId): Promise<void> {
+  for (const path of await stagedOf(layout, run)) await removeTree(path)
+}
+
+/**
+ * Renames what earlier claims of a run staged and deletes it as far as it can be: an owner that slept past its lease
+ * may wake and go on writing there, and a directory that fills again cannot be removed. Cleanup finds the rest.
+ */
+async function setAside(layout: Layout, run: RunId): Promise<void> {
+  for (const path of await stagedOf(layout, run)) {
+    const target = join(layout.staging, `old-${newUlid(Date.now())}`)
+    await rename(path, target)
+    await removeTree(target).catch(() => undefined)
+  }
+}
+
+async function stagedOf(layout: Layout, run: RunId): Promise<string[]> {
   let names: string[]
   try {
     names = await readdir(layout.staging)
   } catch (error) {
-    if (systemCode(error) === 'ENOENT') return
+    if (systemCode(error) === 'ENOENT') return []
     throw fromSystemError(error, layout.staging, 'read')
   }
-  for (const name of names) {
-    if (parseTreeId(name)?.run === run) await removeTree(join(layout.staging, name))
-  }
+  return names
+    .filter((name) => parseTreeId(name)?.run === run)
+    .map((name) => join(layout.staging, name))
 }
 
 /** Writes the note that makes a staged tree whole; durable when it returns. */

@@ -1,4 +1,5 @@
 /** Reads every blob again and compares it with its name. */
+import type {VerifyResult} from '../blobs/blob-store.ts'
 import {removeBlob, putBlob} from '../db/blobs.ts'
 import {getPlaced, listPlaced, type PlacedImage} from '../db/images.ts'
 import type {Digest} from '../digest.ts'
@@ -39,11 +40,11 @@ export async function verify(
     maintenance,
     options.image === undefined ? undefined : images,
   )) {
-    throwIfAborted(options.signal)
-    const result = await blobs.verify(digest, {
+    const result = await verifyOne(maintenance, digest, {
       ...(options.signal ? {signal: options.signal} : {}),
       onProgress: (doneBytes) => options.onProgress?.({digest, doneBytes, totalBytes: sizeBytes}),
     })
+    if (!result) continue
     report.checked++
     report.bytes += result.sizeBytes
     if (result.ok) {
@@ -61,6 +62,22 @@ export async function verify(
   }
   await findMissing(maintenance, images, report)
   return report
+}
+
+/** Undefined for a blob that was removed since it was listed. Errors: interrupted, io_failed. */
+async function verifyOne(
+  maintenance: MaintenanceContext,
+  digest: Digest,
+  options: {signal?: AbortSignal; onProgress: (doneBytes: number) => void},
+): Promise<VerifyResult | undefined> {
+  throwIfAborted(options.signal)
+  try {
+    return await maintenance.blobs.verify(digest, options)
+  } catch (error) {
+    throwIfAborted(options.signal)
+    if ((await maintenance.blobs.stat(digest)) === undefined) return undefined
+    throw error
+  }
 }
 
 async function imagesToVerify(
