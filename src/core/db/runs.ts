@@ -234,11 +234,20 @@ export async function updateClaimed(
   return result.numUpdatedRows > 0n
 }
 
-/** Frees what an owner holds that is known to be dead: no lease to wait for, nobody to fear. Returns how many. */
-export async function freeRunsOf(q: Query, owner: OwnerId, now: number): Promise<number> {
+/**
+ * Frees what an owner holds without waiting for leases. Returns how many. An owner that is not dead may still be in
+ * the middle of a step: `mayStillWork` makes the next claim a takeover.
+ */
+export async function freeRunsOf(
+  q: Query,
+  owner: OwnerId,
+  now: number,
+  options: {mayStillWork: boolean},
+): Promise<number> {
   const result = await q
     .updateTable('runs')
     .set({status: 'pending', owner: null, lease_expires_at: null, due_at: now})
+    .$if(options.mayStillWork, (update) => update.set({is_takeover: 1}))
     .where('owner', '=', owner)
     .where('status', '=', 'running')
     .executeTakeFirst()

@@ -94,7 +94,7 @@ export class Owner {
   async leave(): Promise<void> {
     const {database, clock} = this.#images
     await database.db.transaction().execute(async (trx) => {
-      await freeRunsOf(trx, this.id, clock.now())
+      await freeRunsOf(trx, this.id, clock.now(), {mayStillWork: true})
       await removeOwner(trx, this.id)
     })
   }
@@ -115,7 +115,10 @@ export async function freeDeadOwners(images: ImagesContext): Promise<void> {
       continue
     await database.db.transaction().execute(async (trx) => {
       // Only of a process known to be dead; a silent one's lease runs out by itself.
-      const freed = liveness === 'dead' ? await freeRunsOf(trx, owner.id, clock.now()) : 0
+      const freed =
+        liveness === 'dead'
+          ? await freeRunsOf(trx, owner.id, clock.now(), {mayStillWork: false})
+          : 0
       await removeOwner(trx, owner.id)
       if (freed > 0)
         log.warn({owner: owner.id, pid: owner.pid, runs: freed}, 'freed the runs of a dead process')
