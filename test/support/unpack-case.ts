@@ -1,0 +1,82 @@
+/** Unpacks bytes into a fresh directory beside a canary that nothing may touch. */
+import {closeSync, mkdirSync, openSync, symlinkSync, utimesSync, writeFileSync} from 'node:fs'
+import {spawnSync} from 'node:child_process'
+import {join} from 'node:path'
+import {expect} from 'chai'
+import {ImgstoreError} from '../../src/core/errors.ts'
+import {type LimitOverrides, type Profile, resolveLimits} from '../../src/core/limits.ts'
+import type {DirCalls} from '../../src/core/unpack/dir/calls.ts'
+import {extract} from '../../src/core/unpack/extract.ts'
+import type {UnpackResult} from '../../src/core/unpack/unpack.ts'
+import {withTempDir} from './temp-dir.ts'
+import {listTree} from './tree-listing.ts'
+
+export type UnpackCase = {
+  bytes: Buffer
+  profile?: Profile
+  limits?: LimitOverrides
+  calls?: DirCalls
+}
+
+export type Unpacked = {
+  /** The root of the tree, to be looked at in `check` only. */
+  root: string
+  result: UnpackResult | undefined
+  error: ImgstoreError | undefined
+}
+
+/**
+ * Runs one case in this process and hands what came of it to `check`. Fails when anything beside the root was
+ * touched: content, mode, owner, times, links.
+ */
+export async function withUnpacked(
+  options: UnpackCase,
+  check: (unpacked: Unpacked) => void | Promise<void>,
+): Promise<void> {
+  await withTempDir(async (dir) => {
+    const root = join(dir, 'img')
+    const blobPath = join(dir, 'blob')
+    writeFileSync(blobPath, options.bytes)
+    makeCanary(dir)
+    mkdirSync(root, {mode: 0o700})
+    const before = listCanary(dir)
+    const profile = options.profile ?? 'image'
+    let result: UnpackResult | undefined
+    let error: ImgstoreError | undefined
+    const umask = process.umask(0)
+    try {
+      const limits = resolveLimits(profile, options.limits ?? {})
+      result = await extract(
+        {blobPath, targetDir: root, profile, limits},
+        options.calls === undefined ? {} : {calls: options.calls},
+      )
+    } catch (thrown) {
+      if (!(thrown instanceof ImgstoreError)) throw thrown
+      error = thrown
+    } finally {
+      process.umask(umask)
+    }
+    expect(listCanary(dir), 'the canary beside the root').to.deep.equal(before)
+    try {
+      await check({root, result, error})
+    } finally {
+      // Read-only directories stop everyone but root from cleaning up.
+      if (process.getuid?.() !== 0) spawnSync('chmod', ['-R', 'u+rwX', root])
+    }
+  })
+}
+
+/** Files that attacks aim at: a sibling with the root's name as its prefix, a secret above, a directory with a file. */
+function makeCanary(dir: string): void {
+  mkdirSync(join(dir, 'img-evil'))
+  writeFileSync(join(dir, 'img-evil', 'file'), 'canary\n', {mode: 0o640})
+  writeFileSync(join(dir, 'secret'), 'secret\n', {mode: 0o600})
+  symlinkSync('secret', join(dir, 'link'))
+  closeSync(openSync(join(dir, 'empty'), 'w'))
+  utimesSync(join(dir, 'img-evil'), 1000, 1000)
+  utimesSync(join(dir, 'secret'), 1000, 1000)
+}
+
+function listCanary(dir: string): string[] {
+  return [...listTree(dir, {skip: 'img'})].map((line) => line.join(' '))
+}
