@@ -121,8 +121,8 @@ export abstract class BaseCommand extends Command {
   }
 
   /** Prints a remark that is not part of the result: to a person at a terminal only. */
-  protected remark(isQuiet: boolean, ...lines: string[]): void {
-    if (this.jsonEnabled() || isQuiet || !process.stdout.isTTY) return
+  protected remark(...lines: string[]): void {
+    if (this.jsonEnabled() || !process.stdout.isTTY) return
     for (const line of lines) process.stderr.write(`${line}\n`)
   }
 
@@ -144,29 +144,27 @@ export abstract class BaseCommand extends Command {
 
   /** Reports a failure: words for a person or JSON, the exit code of its row, and never a stack but for bugs. */
   protected override catch(error: Error): Promise<never> {
-    if (error instanceof Errors.ExitError) throw error
+    if (isExit(error)) throw error
     const reported = asReported(error)
     const wasStopped = this.controller.signal.aborted && reported.code === 'interrupted'
-    if (wasStopped && this.isPipeClosed) throw new Errors.ExitError(0)
+    if (wasStopped && this.isPipeClosed) throw exit(0)
     if (this.jsonEnabled()) this.logJson(this.toErrorJson(error))
-    else this.printError(reported)
-    throw new Errors.ExitError(reported.exit)
+    else this.printError(reported, hintFor(reported))
+    throw exit(reported.exit)
   }
 
   /** Writes a failure to standard error, as every failure looks. */
-  protected printError(error: {
-    code: string
-    message: string
-    hint: string
-    cause?: unknown
-  }): void {
+  protected printError(
+    error: {code: string; message: string; hint: string; cause?: unknown},
+    hint = error.hint,
+  ): void {
     const {bin} = this.config
     const isUsage = error.code === 'wrong_usage'
     const usage = usageOf(this.ctor)
     const lines = [`Error: ${printable(error.message)}`]
     if (isUsage) lines.push(`Usage: ${bin} ${usage.replace(' [flags]', '')}`)
     const command = this.ctor.id.replaceAll(':', ' ')
-    lines.push(`Try: ${isUsage ? `${bin} ${command} --help` : printable(error.hint)}`)
+    lines.push(`Try: ${isUsage ? `${bin} ${command} --help` : printable(hint)}`)
     // Only a bug shows where it happened: whoever reports it needs to say.
     if (error.code === 'internal' && error.cause instanceof Error)
       lines.push(...(error.cause.stack ?? '').split('\n').slice(1, 9).map(printable))
@@ -181,9 +179,18 @@ export abstract class BaseCommand extends Command {
 
   protected override async _run<T>(): Promise<T> {
     const result = await super._run<T>()
-    if (this.exitStatus !== 0) throw new Errors.ExitError(this.exitStatus)
+    if (this.exitStatus !== 0) throw exit(this.exitStatus)
     return result
   }
+}
+
+/** Ends the command with an exit code, silently: whatever there was to say has been said. */
+function exit(code: number): Error {
+  return Object.assign(new Errors.ExitError(code), {skipOclifErrorHandling: true})
+}
+
+function isExit(error: Error): boolean {
+  return 'code' in error && error.code === 'EEXIT'
 }
 
 /** Any thrown value as a row of the error table; oclif's complaints about the command line are wrong usage. */
@@ -192,19 +199,26 @@ function asReported(error: unknown): ImgstoreError {
     const reason = error.message.replace(/^this is a bug in imgstore: /, '')
     return fail('internal', {reason}, {cause: error})
   }
-  if (error instanceof Errors.CLIError) {
+  if (error instanceof Error && 'oclif' in error) {
     return fail('wrong_usage', {reason: usageReason(error)}, {cause: error})
   }
   return toImgstoreError(error)
 }
 
 /** oclif's words in one line; of missing arguments the names alone, as it wraps their descriptions. */
-function usageReason(error: Errors.CLIError): string {
+function usageReason(error: Error): string {
   const lines = error.message.split('\n').map((line) => line.trim())
   const args = 'args' in error && Array.isArray(error.args) ? error.args : []
   if (args.length > 0 && lines[0]?.startsWith('Missing'))
     return `${lines[0]} ${args.map((arg: {name: string}) => arg.name).join(', ')}`
   return lines.filter((line) => line !== '' && !line.startsWith('See more help')).join(' ')
+}
+
+/** The hint with the image's name in it, fit to be copied. */
+function hintFor(error: ImgstoreError): string {
+  const name = error.details['name']
+  const isName = typeof name === 'string' && /^[\w.-]+$/.test(name)
+  return isName ? error.hint.replaceAll('NAME', name) : error.hint
 }
 
 function usageOf(command: typeof Command): string {

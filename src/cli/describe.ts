@@ -209,21 +209,16 @@ function transitionNotes(event: RunEvent): string[] {
   return notes
 }
 
-/** What a step had to say, by the unit that each name ends in. */
+/** What a step had to say: `size_bytes` as a size, counts by their name, the rest where a line has room for it. */
 function detailNotes(detail: Record<string, unknown> | undefined): string[] {
   return Object.entries(detail ?? {}).flatMap(([key, value]) => {
-    const label = key
-      .replace(/(Bytes|Ms|Count)$/, '')
-      .replaceAll(/[A-Z]/g, (c) => ` ${c.toLowerCase()}`)
-    if (typeof value === 'number') {
-      if (key.endsWith('Bytes')) return [`${label} ${formatBytes(value)}`]
-      if (key.endsWith('Ms')) return [`${label} ${formatDuration(value)}`]
-      return [`${label} ${value.toLocaleString('en-US')}`]
-    }
+    const label = key.replace(/^is_|_(bytes|ms|count)$/g, '').replaceAll('_', ' ')
     if (value === true) return [label]
     if (typeof value === 'string') return [`${label} ${printable(value)}`]
-    if (Array.isArray(value) && value.length > 0) return [`${label} ${value.length}`]
-    return []
+    if (typeof value !== 'number' || value === 0) return []
+    if (key.endsWith('_bytes')) return [`${label} ${formatBytes(value)}`]
+    if (key.endsWith('_ms')) return [`${label} ${formatDuration(value)}`]
+    return [`${label} ${value.toLocaleString('en-US')}`]
   })
 }
 
@@ -240,7 +235,12 @@ export function progressText(progress: Progress, pace: Pace, barWidth = 0): stri
     )
   }
   if (pace.bytesPerSecond !== undefined) parts.push(`${formatBytes(pace.bytesPerSecond)}/s`)
-  if (pace.leftMs !== undefined && pace.leftMs >= 1)
-    parts.push(`${formatDuration(Math.ceil(pace.leftMs / 1000) * 1000)} left`)
+  if (pace.leftMs !== undefined && pace.leftMs >= 1) parts.push(`${leftText(pace.leftMs)} left`)
   return parts.join('  ')
+}
+
+/** Time left is a guess: whole seconds, upwards. */
+function leftText(ms: number): string {
+  const seconds = Math.ceil(ms / 1000)
+  return seconds < 60 ? `${seconds} s` : formatDuration(seconds * 1000)
 }

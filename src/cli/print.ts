@@ -93,6 +93,18 @@ export function table(
   )
 }
 
+/** Lines cut to the width of a terminal, with an ellipsis; whole when the width is unknown (a pipe, a file). */
+export function fit(lines: readonly string[], columns: number | undefined): string[] {
+  if (columns === undefined || columns < 1) return [...lines]
+  return lines.map((line) =>
+    width(line) <= columns
+      ? line
+      : `${Array.from(line)
+          .slice(0, columns - 1)
+          .join('')}…`,
+  )
+}
+
 /** Lines of `label  value`, the values in one column. */
 export function labelled(pairs: readonly (readonly [label: string, value: string])[]): string[] {
   const width = Math.max(0, ...pairs.map(([label]) => label.length))

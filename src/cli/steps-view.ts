@@ -112,7 +112,7 @@ async function runTasks(tasks: ListrTask[], stream: NodeJS.WriteStream): Promise
   const logger = new ListrLogger({
     useIcons: true,
     toStderr: [],
-    processOutput: new ProcessOutput(stream, process.stderr),
+    processOutput: new ProcessOutput(withSize(stream), process.stderr),
   })
   const listr = new Listr(tasks, {
     renderer: 'default',
@@ -128,4 +128,11 @@ async function runTasks(tasks: ListrTask[], stream: NodeJS.WriteStream): Promise
   } catch {
     // Drawn already.
   }
+}
+
+/** A terminal that does not know its size says 0, which would cut everything to nothing. */
+function withSize(stream: NodeJS.WriteStream): NodeJS.WriteStream {
+  if (stream.columns > 0 && stream.rows > 0) return stream
+  const size = {columns: {value: stream.columns || 80}, rows: {value: stream.rows || 24}}
+  return Object.create(stream, size) as NodeJS.WriteStream
 }

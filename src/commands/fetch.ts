@@ -2,6 +2,7 @@ import {Args, Flags} from '@oclif/core'
 import {headline} from '../cli/describe.ts'
 import {hereFlags, timeoutFlag, unpackFlags, unpackWishes} from '../cli/flags.ts'
 import {SettlingCommand, type SettleResult} from '../cli/settling-command.ts'
+import type {Store} from '../core/store.ts'
 
 export default class Fetch extends SettlingCommand {
   static override summary = 'Fetch an image: download, verify, unpack and mount it.'
@@ -86,12 +87,19 @@ Exit codes: 0 done, 2 wrong usage, 11 name taken, 12 wrong checksum, 13 source o
       if (!flags.quiet)
         this.print(outcome === 'unchanged' ? headline(status) : `Enqueued image ${status.name}`)
       if (!flags.wait && outcome !== 'unchanged')
-        this.remark(
-          flags.quiet,
-          `A worker goes on from here; if none runs, start one: ${this.config.bin} worker`,
-          `To follow it: ${this.config.bin} status ${status.name} --watch`,
-        )
+        await this.tellHowToGoOn(store, status.name, flags.quiet)
       return this.settle(store, status, flags, outcome)
     })
+  }
+  /** For a person at a terminal: nothing happens by itself when no worker runs. */
+  private async tellHowToGoOn(store: Store, name: string, isQuiet: boolean): Promise<void> {
+    if (isQuiet) return
+    const {bin} = this.config
+    if (await store.hasWorker()) this.remark(`To follow it: ${bin} status ${name} --watch`)
+    else
+      this.remark(
+        `No worker runs on this store. Start one: ${bin} worker`,
+        `Or do the work here and wait: repeat the command with --wait`,
+      )
   }
 }

@@ -1,5 +1,6 @@
 import {BaseCommand} from '../cli/base-command.ts'
 import {imageTable} from '../cli/describe.ts'
+import {fit} from '../cli/print.ts'
 import type {ImageStatus} from '../core/image.ts'
 
 export default class List extends BaseCommand {
@@ -17,7 +18,7 @@ export default class List extends BaseCommand {
     return this.withStore(flags, 'read', async (store) => {
       const images = await store.images.list()
       if (flags.quiet) this.print(...images.map((image) => image.name))
-      else this.print(...imageTable(images, Date.now()))
+      else this.print(...fit(imageTable(images, Date.now()), process.stdout.columns))
       return {images}
     })
   }

@@ -40,7 +40,7 @@ export default class Retry extends SettlingCommand {
         ...unpackWishes(settings, origins, isFromFlag),
         ...(isActivated === undefined ? {} : {goal: isActivated ? 'ACTIVE' : 'STORED'}),
       })
-      if (!flags.quiet) this.print(`Retrying image ${status.name}`)
+      if (!flags.wait && !flags.quiet) this.print(`Enqueued retry of image ${status.name}`)
       return this.settle(store, status, flags, 'enqueued')
     })
   }

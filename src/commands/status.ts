@@ -1,7 +1,7 @@
 import {Flags} from '@oclif/core'
 import {headline, imageTable, statusLines} from '../cli/describe.ts'
 import {optionalNameArg} from '../cli/flags.ts'
-import {printable} from '../cli/print.ts'
+import {fit, printable} from '../cli/print.ts'
 import {SettlingCommand} from '../cli/settling-command.ts'
 import {fail} from '../core/errors.ts'
 import type {ImageStatus} from '../core/image.ts'
@@ -52,7 +52,7 @@ The last line says which store was taken, and why.`
   private async all(store: Store, flags: {quiet: boolean}): Promise<{images: ImageStatus[]}> {
     const images = await store.images.list()
     if (flags.quiet) this.print(...images.map((image) => `${image.name} ${image.state}`))
-    else this.print(...imageTable(images, Date.now()))
+    else this.print(...fit(imageTable(images, Date.now()), process.stdout.columns))
     return {images}
   }
 
