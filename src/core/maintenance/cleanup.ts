@@ -1,8 +1,10 @@
 /** Finds what nothing needs any more, and removes it. What a run needs is never touched. */
-import {readdir, rm, rmdir, stat} from 'node:fs/promises'
+import {lstat, mkdir, readdir, rename, rm, rmdir, stat} from 'node:fs/promises'
 import {join} from 'node:path'
+import type {BlobFile} from '../blobs/blob-store.ts'
 import {listBlobs, removeBlob} from '../db/blobs.ts'
 import {digestsInUse, listPlaced, type PlacedImage} from '../db/images.ts'
+import type {Query} from '../db/query.ts'
 import {listRuns} from '../db/runs.ts'
 import type {Digest} from '../digest.ts'
 import {
@@ -14,6 +16,7 @@ import {
   type ErrorJson,
 } from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
+import {newUlid} from '../ids.ts'
 import type {RunSummary} from '../image.ts'
 import {parseTreeId} from '../layout.ts'
 import {findMounts, mountsBelow} from '../mounts/mount-table.ts'
@@ -37,27 +40,30 @@ export type CleanupReport = {isDryRun: boolean; freedBytes: number; items: Clean
 /** Something that can go; `remove` returns false when it turned out to be needed after all. */
 type Candidate = Omit<CleanupItem, 'error'> & {remove: () => Promise<boolean>}
 
-/** What the database says is needed, read once before the files are looked at. */
+/** What the database says is needed. Read after names were listed: what appears later is not looked at. */
 type Needs = {images: PlacedImage[]; openRuns: RunSummary[]; digests: Set<Digest>}
+
+async function readNeeds(maintenance: MaintenanceContext, q: Query): Promise<Needs> {
+  const {node} = maintenance
+  return {
+    images: await listPlaced(q, node),
+    openRuns: await listRuns(q, {node, isOpen: true, limit: 100_000}),
+    digests: await digestsInUse(q),
+  }
+}
 
 /**
  * Removes unused blobs, stale parts, staging and quarantine, and the trees, overlays and mounts of vanished images.
  *
- * Guarantees: needs are read before the files, and blobs are looked up again behind the write lock; a failure at one
- * item is in its `error` and does not stop the others. A dry run changes nothing.
+ * Guarantees: what is taken away was looked up again behind the database's write lock, so that no image can begin to
+ * need it in between; a failure at one item is in its `error` and does not stop the others. A dry run changes nothing.
  */
 export async function cleanup(
   maintenance: MaintenanceContext,
   options: {isDryRun: boolean},
 ): Promise<CleanupReport> {
-  const {database, node} = maintenance
-  const needs: Needs = {
-    images: await listPlaced(database.db, node),
-    openRuns: await listRuns(database.db, {node, isOpen: true, limit: 100_000}),
-    digests: await digestsInUse(database.db),
-  }
   const report: CleanupReport = {isDryRun: options.isDryRun, freedBytes: 0, items: []}
-  for await (const candidate of candidates(maintenance, needs)) {
+  for await (const candidate of candidates(maintenance)) {
     const {remove, ...item} = candidate
     if (!options.isDryRun) {
       try {
@@ -75,29 +81,26 @@ export async function cleanup(
     report.freedBytes += item.sizeBytes
     report.items.push(item)
   }
-  if (!options.isDryRun) await forgetLostBlobs(maintenance, needs)
+  if (!options.isDryRun) await forgetLostBlobs(maintenance)
   return report
 }
 
-async function* candidates(
-  maintenance: MaintenanceContext,
-  needs: Needs,
-): AsyncIterable<Candidate> {
-  yield* unusedBlobs(maintenance, needs)
-  yield* staleStaging(maintenance, needs)
-  yield* vanishedImages(maintenance, needs)
+async function* candidates(maintenance: MaintenanceContext): AsyncIterable<Candidate> {
+  yield* unusedBlobs(maintenance)
+  yield* staleStaging(maintenance)
+  yield* vanishedImages(maintenance)
 }
 
-async function* unusedBlobs(
-  maintenance: MaintenanceContext,
-  needs: Needs,
-): AsyncIterable<Candidate> {
+const isFetched = (needs: Needs, digest: Digest): boolean =>
+  needs.openRuns.some((run) => run.goal !== 'REMOVED' && run.digest === digest)
+
+async function* unusedBlobs(maintenance: MaintenanceContext): AsyncIterable<Candidate> {
   const {blobs, clock} = maintenance
   const {staleAfterMs} = maintenance.settings()
-  const fetched = new Set(
-    needs.openRuns.filter((run) => run.goal !== 'REMOVED').map((run) => run.digest),
-  )
-  for await (const file of blobs.list()) {
+  const files: BlobFile[] = []
+  for await (const file of blobs.list()) files.push(file)
+  const needs = await readNeeds(maintenance, maintenance.database.db)
+  for (const file of files) {
     const {digest, path, sizeBytes} = file
     const isStale = clock.now() - file.mtimeMs >= staleAfterMs
     if (file.kind === 'blob' && digest !== undefined && !needs.digests.has(digest)) {
@@ -110,13 +113,16 @@ async function* unusedBlobs(
         remove: () => dropBlobIfUnused(maintenance, digest),
       }
     } else if ((file.kind === 'part' || file.kind === 'sidecar') && digest !== undefined) {
-      if (fetched.has(digest) || !isStale) continue
+      if (isFetched(needs, digest) || !isStale) continue
       yield {
         kind: 'part',
         path,
         sizeBytes,
         reason: 'no run fetches it',
-        remove: () => removeFile(path),
+        remove: () =>
+          behindLock(maintenance, async (fresh) =>
+            isFetched(fresh, digest) ? false : await removeFile(path),
+          ),
       }
     } else if (file.kind === 'quarantine' && isStale) {
       yield {
@@ -130,19 +136,15 @@ async function* unusedBlobs(
   }
 }
 
-async function* staleStaging(
-  maintenance: MaintenanceContext,
-  needs: Needs,
-): AsyncIterable<Candidate> {
+async function* staleStaging(maintenance: MaintenanceContext): AsyncIterable<Candidate> {
   const {layout, clock} = maintenance
-  for (const name of await namesIn(layout.staging)) {
+  const names = await namesIn(layout.staging)
+  // A tree that was listed had its run then: a run that the database does not have now is over for good.
+  const needs = await readNeeds(maintenance, maintenance.database.db)
+  for (const name of names) {
     const path = join(layout.staging, name)
-    const reason = stagingReason(
-      name,
-      needs,
-      await ageOf(path, clock.now()),
-      maintenance.settings().staleAfterMs,
-    )
+    const ageMs = await ageOf(path, clock.now())
+    const reason = stagingReason(name, needs, ageMs, maintenance.settings().staleAfterMs)
     if (reason === undefined) continue
     const remove = async (): Promise<boolean> => {
       for (const mount of mountsBelow(path).reverse()) unmountSync(mount.mountPoint, {lazy: true})
@@ -169,49 +171,82 @@ function stagingReason(
   return tree.epoch < run.epoch ? 'an earlier attempt of its run made it' : undefined
 }
 
-async function* vanishedImages(
-  maintenance: MaintenanceContext,
-  needs: Needs,
-): AsyncIterable<Candidate> {
-  const {layout} = maintenance
-  const known = new Set<string>(needs.images.map((image) => image.name))
+async function* vanishedImages(maintenance: MaintenanceContext): AsyncIterable<Candidate> {
+  const {layout, database} = maintenance
   const reason = 'there is no such image'
   // Mounts first: what is mounted must not be deleted under the mount.
-  for (const name of await namesIn(layout.active)) {
-    if (known.has(name)) continue
-    const path = join(layout.active, name)
-    yield {kind: 'mount', path, sizeBytes: 0, reason, remove: () => unmountAndRemove(path)}
-  }
   const places = [
+    ['mount', layout.active],
     ['tree', layout.images],
     ['overlay', layout.overlays],
   ] as const
   for (const [kind, dir] of places) {
-    for (const name of await namesIn(dir)) {
-      if (known.has(name)) continue
+    const names = await namesIn(dir)
+    const {images} = await readNeeds(maintenance, database.db)
+    for (const name of names) {
+      if (isImage(images, name)) continue
       const path = join(dir, name)
-      const remove = async (): Promise<boolean> => {
-        if (findMounts(join(layout.active, name)).length > 0)
-          throw fail('mount_busy', {path: join(layout.active, name)})
-        return await removeTree(path)
-      }
-      yield {kind, path, sizeBytes: await diskUsage(path), reason, remove}
+      const sizeBytes = kind === 'mount' ? 0 : await diskUsage(path)
+      yield {kind, path, sizeBytes, reason, remove: () => removeVanished(maintenance, dir, name)}
     }
   }
 }
 
+const isImage = (images: PlacedImage[], name: string): boolean =>
+  images.some((image) => image.name === name)
+
+/**
+ * Takes a place of a vanished image out of sight behind the write lock, as an image of that name may come at any
+ * moment, and deletes it afterwards.
+ */
+async function removeVanished(
+  maintenance: MaintenanceContext,
+  dir: string,
+  name: string,
+): Promise<boolean> {
+  const {layout, clock} = maintenance
+  const path = join(dir, name)
+  const target = join(layout.staging, `old-${newUlid(clock.now())}`)
+  const wasTaken = await behindLock(maintenance, async ({images}) => {
+    if (isImage(images, name)) return false
+    if (dir === layout.active) return await unmountAndRemove(path)
+    const mountPoint = join(layout.active, name)
+    if (findMounts(mountPoint).length > 0) throw fail('mount_busy', {path: mountPoint})
+    const [below] = mountsBelow(path)
+    if (below) throw fail('mount_busy', {path: below.mountPoint})
+    await mkdir(layout.staging, {recursive: true, mode: 0o700})
+    await rename(path, target)
+    return true
+  })
+  if (wasTaken) await removeTree(target)
+  return wasTaken
+}
+
+/** Runs `body` while nobody else can write to the database, with what is needed now. Short: no deep deletes in it. */
+async function behindLock(
+  maintenance: MaintenanceContext,
+  body: (needs: Needs) => Promise<boolean>,
+): Promise<boolean> {
+  return await maintenance.database.db
+    .transaction()
+    .execute(async (trx) => await body(await readNeeds(maintenance, trx)))
+}
+
 /** Rows of blobs whose file is gone are no use to anyone. */
-async function forgetLostBlobs(maintenance: MaintenanceContext, needs: Needs): Promise<void> {
-  for (const row of await listBlobs(maintenance.database.db)) {
-    if (needs.digests.has(row.digest) || (await maintenance.blobs.stat(row.digest))) continue
-    await removeBlob(maintenance.database.db, row.digest)
+async function forgetLostBlobs(maintenance: MaintenanceContext): Promise<void> {
+  const {database, blobs} = maintenance
+  const digests = await digestsInUse(database.db)
+  for (const row of await listBlobs(database.db)) {
+    if (digests.has(row.digest) || (await blobs.stat(row.digest))) continue
+    await removeBlob(database.db, row.digest)
   }
 }
 
 async function unmountAndRemove(path: string): Promise<boolean> {
   for (let left = findMounts(path).length; left > 0; left--) unmountSync(path)
   try {
-    await rmdir(path)
+    if ((await lstat(path)).isDirectory()) await rmdir(path)
+    else await rm(path)
   } catch (error) {
     if (systemCode(error) !== 'ENOENT') throw fromSystemError(error, path, 'remove')
   }
