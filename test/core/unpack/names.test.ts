@@ -43,7 +43,7 @@ describe('names of entries', () => {
         const {parent, base} = splitPath(read.path)
         expect(posix.join(parent, base)).to.equal(read.path === '' ? '.' : read.path)
       }),
-      {verbose: 1, numRuns: 1000},
+      {verbose: true, numRuns: 1000},
     )
   })
 
@@ -74,7 +74,7 @@ describe('names of entries', () => {
           expect(leavesTree(at.join('/'), target)).to.equal(leaves)
         },
       ),
-      {verbose: 1, numRuns: 1000},
+      {verbose: true, numRuns: 1000},
     )
   })
 

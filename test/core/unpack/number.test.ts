@@ -51,7 +51,7 @@ describe('numbers in headers', () => {
         expect(read(field)).to.equal(value)
         expect(isPlainOctal(field, 0, field.length)).to.equal(true)
       }),
-      {verbose: 1},
+      {verbose: true},
     )
   })
 
@@ -62,7 +62,7 @@ describe('numbers in headers', () => {
         expect(read(field)).to.equal(value)
         expect(isPlainOctal(field, 0, field.length)).to.equal(false)
       }),
-      {verbose: 1},
+      {verbose: true},
     )
   })
 
@@ -83,7 +83,7 @@ describe('numbers in headers', () => {
           expect(error).to.be.instanceOf(ImgstoreError).with.property('code', 'bad_archive')
         }
       }),
-      {verbose: 1, numRuns: 1000},
+      {verbose: true, numRuns: 1000},
     )
   })
 })
@@ -124,7 +124,7 @@ describe('numbers in PAX records', () => {
           expect(parseTime(text)).to.deep.equal({seconds, nanoseconds})
         },
       ),
-      {verbose: 1},
+      {verbose: true},
     )
   })
 })

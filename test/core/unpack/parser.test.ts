@@ -110,7 +110,7 @@ describe('the tar parser', () => {
       fc.property(fc.array(fc.integer({min: 0, max: sample.length}), {maxLength: 40}), (cuts) => {
         expect(parse(sample, cuts)).to.deep.equal(whole)
       }),
-      {verbose: 1},
+      {verbose: true},
     )
     const everyByte = Array.from({length: sample.length}, (_, index) => index)
     expect(parse(sample, everyByte)).to.deep.equal(whole)
@@ -157,7 +157,7 @@ describe('the tar parser', () => {
           }
         },
       ),
-      {verbose: 1, numRuns: 2000},
+      {verbose: true, numRuns: 2000},
     )
   })
 
@@ -237,7 +237,7 @@ describe('the tar parser', () => {
           )
         },
       ),
-      {verbose: 1},
+      {verbose: true},
     )
   })
 
@@ -254,7 +254,7 @@ describe('the tar parser', () => {
           expect(error).to.be.instanceOf(ImgstoreError).with.property('code', 'bad_archive')
         }
       }),
-      {verbose: 1, numRuns: 1000},
+      {verbose: true, numRuns: 1000},
     )
   })
 })

@@ -51,7 +51,11 @@ function nodePath(dirFd: number, name: string): string | Buffer {
   return path
 }
 
-const toSeconds = (time: FileTime): number => time.seconds + time.nanoseconds / 1e9
+/** As Node takes it. A negative number means "now" to Node, so times before 1970 go as a date, to the millisecond. */
+function nodeTime({seconds, nanoseconds}: FileTime): number | Date {
+  const time = seconds + nanoseconds / 1e9
+  return time < 0 ? new Date(Math.floor(time * 1000)) : time
+}
 
 export const nodeCalls: DirCalls = {
   openat: (dirFd, name, flags, mode) => openSync(nodePath(dirFd, name), flags, mode),
@@ -66,9 +70,9 @@ export const nodeCalls: DirCalls = {
     linkSync(nodePath(oldDirFd, oldName), nodePath(dirFd, name)),
   readlinkat: (dirFd, name) => readlinkSync(nodePath(dirFd, name), 'latin1'),
   lchownat: (dirFd, name, uid, gid) => lchownSync(nodePath(dirFd, name), uid, gid),
-  futimens: (fd, mtime) => futimesSync(fd, toSeconds(mtime), toSeconds(mtime)),
+  futimens: (fd, mtime) => futimesSync(fd, nodeTime(mtime), nodeTime(mtime)),
   lutimensat: (dirFd, name, mtime) =>
-    lutimesSync(nodePath(dirFd, name), toSeconds(mtime), toSeconds(mtime)),
+    lutimesSync(nodePath(dirFd, name), nodeTime(mtime), nodeTime(mtime)),
   more: undefined,
 }
 
