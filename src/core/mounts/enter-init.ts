@@ -17,11 +17,12 @@ import {mount, MS_NODEV, MS_NOEXEC, MS_NOSUID} from '../syscalls/mount.ts'
 import {
   dropCapabilitiesOfChildren,
   forbidTerminalInput,
+  reap,
   setHostname,
 } from '../syscalls/namespace.ts'
 import {keptCapabilities, type EnterPlan, type EnterReport} from './enter-plan.ts'
-import {enterRoot, UnfitImage} from './enter-root.ts'
-import {findUser} from './enter-user.ts'
+import {checkRoot, enterRoot, UnfitImage} from './enter-root.ts'
+import {checkUserLists, findUser} from './enter-user.ts'
 import {programEnv} from './programs.ts'
 import {runcConfig} from './runc-config.ts'
 
@@ -44,6 +45,17 @@ parent.on('data', (text: string) => {
 // The parent is gone: as this is the first process, its end is the end of all others here.
 parent.on('close', () => process.exit(137))
 parent.on('error', () => process.exit(137))
+
+// Orphans of the program become children of the first process; Node waits for none but its own child.
+process.on('SIGCHLD', () => {
+  let children: string
+  try {
+    children = readFileSync('/proc/1/task/1/children', 'utf8')
+  } catch {
+    return // a kernel without this file: ended orphans stay on its books until the program ends
+  }
+  for (const pid of children.split(' ').map(Number)) if (pid > 0 && pid !== child?.pid) reap(pid)
+})
 
 function leave(report: EnterReport, exitCode: number): void {
   parent.end(`${JSON.stringify(report)}\n`, () => process.exit(exitCode))
@@ -103,6 +115,8 @@ function startProblem(error: Error, plan: EnterPlan): string {
 
 /** Starts runc with its bundle on a file system that only exists here, so that nothing is ever left behind. */
 function startRunc(plan: EnterPlan, user: User, runc: {program: string; id: string}): void {
+  checkRoot(plan.rootDir)
+  checkUserLists(plan.rootDir)
   const dir = coveredDir(plan.rootDir)
   mount('tmpfs', dir, 'tmpfs', MS_NOSUID | MS_NODEV | MS_NOEXEC, 'mode=700,size=16m')
   const bundle = join(dir, 'bundle')

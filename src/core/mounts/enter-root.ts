@@ -93,6 +93,20 @@ export function enterRoot(rootDir: string): void {
   process.chdir('/')
 }
 
+/**
+ * Refuses an image whose /proc, /dev or /sys is not a directory, as `enterRoot` does.
+ *
+ * Errors: UnfitImage; system errors.
+ */
+export function checkRoot(rootDir: string): void {
+  const root = openSync(rootDir, directory)
+  try {
+    for (const name of ['proc', 'dev', 'sys']) closeSync(openBelow(root, name))
+  } finally {
+    closeSync(root)
+  }
+}
+
 // pivot_root wants a mount point, and one that nobody else uses; a bind mount keeps the flags of its origin.
 function bindRoot(rootDir: string): void {
   const fd = openSync(rootDir, directory)

@@ -1,5 +1,6 @@
 /** Who a program in an image runs as, by the image's own lists of users. */
-import {closeSync, constants, fstatSync, openSync, readFileSync} from 'node:fs'
+import {closeSync, constants, fstatSync, lstatSync, openSync, readFileSync} from 'node:fs'
+import {join} from 'node:path'
 import {fdPath, UnfitImage} from './enter-root.ts'
 
 export type ImageUser = {uid: number; gid: number; home: string}
@@ -22,6 +23,22 @@ export function findUser(rootDir: string, user: string | undefined): ImageUser {
     group === undefined ? (row === undefined ? uid : idOf(row[3])) : findGroup(rootDir, group)
   const home = row?.[5]
   return {uid, gid, home: home?.startsWith('/') === true ? home : uid === 0 ? '/root' : '/'}
+}
+
+/**
+ * Refuses lists of users that are there but are no files: runc reads them too, and would wait for a pipe.
+ *
+ * Errors: UnfitImage.
+ */
+export function checkUserLists(rootDir: string): void {
+  const etc = join(rootDir, 'etc')
+  if (lstatSync(etc, {throwIfNoEntry: false})?.isSymbolicLink() === true)
+    throw new UnfitImage('/etc of the image is a link')
+  for (const name of ['passwd', 'group']) {
+    const stat = lstatSync(join(etc, name), {throwIfNoEntry: false})
+    if (stat !== undefined && !stat.isFile())
+      throw new UnfitImage(`/etc/${name} of the image is not a file; --driver unshare takes it`)
+  }
 }
 
 function findGroup(rootDir: string, group: string): number {

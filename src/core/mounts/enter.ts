@@ -6,6 +6,7 @@ import type {Duplex} from 'node:stream'
 import {fileURLToPath} from 'node:url'
 import {fail, fromSystemError, quote} from '../errors.ts'
 import {tryLibc} from '../syscalls/libc.ts'
+import {removeControlGroups} from './cgroups.ts'
 import {
   baseEnv,
   hostnameOf,
@@ -187,6 +188,7 @@ async function runPlan(plan: EnterPlan, unshare: string, options: RunOptions): P
     clearTimeout(timer)
     options.signal?.removeEventListener('abort', abort)
     stopForwarding()
+    if (plan.runc !== undefined) removeControlGroups(plan.runc.id, Date.now())
   }
 }
 

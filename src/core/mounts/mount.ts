@@ -3,7 +3,7 @@
  * something else than the directory meant. So directories are opened first and handed over as open files
  * wherever the kernel takes those; text is used only where it says the same.
  */
-import {closeSync, constants, openSync} from 'node:fs'
+import {closeSync, constants, openSync, statfsSync} from 'node:fs'
 import {fail, systemCode} from '../errors.ts'
 import {tryLibc} from '../syscalls/libc.ts'
 import {
@@ -164,11 +164,17 @@ function checkMounted(spec: OverlaySpec, logBefore: string | undefined): void {
   if (problem === undefined) return
   const said = kernelSaid(logBefore)
   unmountSync(spec.mountPoint, {lazy: true})
-  if (/errno: (28|122)\)/.test(said)) {
-    throw fail('no_space', {path: spec.workDir, reason: said})
+  if (isFull(spec.workDir) || /errno: (28|122)\)/.test(said)) {
+    throw fail('no_space', {path: spec.workDir, reason: said === '' ? problem : said})
   }
   throw fail('mount_failed', {
     path: spec.mountPoint,
     reason: said === '' ? problem : `${problem}: ${said}`,
   })
+}
+
+function isFull(dir: string): boolean {
+  const {bavail, ffree, files} = statfsSync(dir)
+  // Some file systems have no inode count at all.
+  return bavail === 0 || (files > 0 && ffree === 0)
 }

@@ -8,11 +8,13 @@ const PR_CAPBSET_DROP = 24
 const PR_CAP_AMBIENT = 47
 const PR_CAP_AMBIENT_CLEAR_ALL = 4
 const SECCOMP_MODE_FILTER = 2
+const WNOHANG = 1
 
 type Calls = {
   pivotRoot: (newRoot: string, putOld: string) => number
   setHostname: (name: string, sizeBytes: number) => number
   prctl: (option: number, ...typedArguments: unknown[]) => number
+  waitpid: (pid: number, status: null, options: number) => number
   errno: () => number
 }
 
@@ -25,6 +27,7 @@ function calls(): Calls {
       pivotRoot: lib.func('int pivot_root(const char *, const char *)') as Calls['pivotRoot'],
       setHostname: lib.func('int sethostname(const char *, size_t)') as Calls['setHostname'],
       prctl: lib.func('int prctl(int, ...)') as Calls['prctl'],
+      waitpid: lib.func('int waitpid(int, void *, int)') as Calls['waitpid'],
       errno: () => koffi.errno(),
     }
   }
@@ -42,6 +45,11 @@ export function setHostname(name: string): void {
   const c = calls()
   if (c.setHostname(name, Buffer.byteLength(name)) !== 0)
     throw systemError('sethostname', c.errno(), name)
+}
+
+/** Takes one ended child off the kernel's books; does nothing while it runs. */
+export function reap(pid: number): void {
+  calls().waitpid(pid, null, WNOHANG)
 }
 
 function prctl(option: number, ...values: number[]): number {

@@ -1,0 +1,212 @@
+/** What this host has and lacks for mounting images and running programs in them; `imgstore doctor` prints it. */
+import {mkdirSync, mkdtempSync, readFileSync, readlinkSync, rmSync, writeFileSync} from 'node:fs'
+import {join} from 'node:path'
+import {toImgstoreError} from '../errors.ts'
+import {tryLibc} from '../syscalls/libc.ts'
+import {mountOf, tablePath} from './mount-table.ts'
+import {mountOverlay, unmountSync, type OverlayDriver} from './mount.ts'
+import type {OverlaySpec} from './overlay.ts'
+import {findProgram} from './programs.ts'
+
+/** One thing looked at. `ok` is false only for what images need; what is optional says so in its hint. */
+export type HostCheckItem = {name: string; ok: boolean; detail: string; hint: string}
+
+export type HostCheck = {
+  items: HostCheckItem[]
+  /** Proved by mounting an overlay in the store and writing into it. */
+  canMount: {ok: true} | {ok: false; reason: string}
+}
+
+const CAP_SYS_ADMIN = 21n
+
+// Overlayfs wants of its upper directory: xattrs, file types in directory entries, RENAME_WHITEOUT.
+const unfitUpper = new Set([
+  ...['overlay', 'nfs', 'nfs4', 'cifs', 'smb3', 'vfat', 'msdos', 'exfat', 'ntfs', 'ntfs3', '9p'],
+  ...['fuse', 'fuseblk', 'fuse.sshfs', 'iso9660', 'squashfs', 'erofs', 'ecryptfs'],
+])
+
+const checked = new Map<string, Promise<HostCheck>>()
+
+/**
+ * Looks at the host, and tries a mount for real in `<storeDir>/staging`.
+ *
+ * Shape: once per process, store and driver; `refresh` looks again. The store's directory exists.
+ * Guarantees: nothing is left mounted or on disk.
+ * Cost: one mount and unmount, about ten reads of /proc.
+ */
+export function checkMountHost(
+  storeDir: string,
+  options: {driver?: OverlayDriver; refresh?: boolean} = {},
+): Promise<HostCheck> {
+  const driver = options.driver ?? 'kernel'
+  const key = `${driver}:${storeDir}`
+  let found = options.refresh === true ? undefined : checked.get(key)
+  if (found === undefined) {
+    found = look(storeDir, driver)
+    checked.set(key, found)
+  }
+  return found
+}
+
+async function look(storeDir: string, driver: OverlayDriver): Promise<HostCheck> {
+  const canMount = await tryMount(storeDir, driver)
+  const items = [
+    trialItem(canMount, driver),
+    rootItem(),
+    overlayItem(canMount.ok && driver === 'kernel'),
+    koffiItem(),
+    storeItem(storeDir),
+    namespaceItem(),
+    ...programItems(driver),
+  ]
+  return {items, canMount}
+}
+
+async function tryMount(storeDir: string, driver: OverlayDriver): Promise<HostCheck['canMount']> {
+  let dir: string
+  try {
+    mkdirSync(join(storeDir, 'staging'), {recursive: true})
+    dir = mkdtempSync(join(storeDir, 'staging', 'mount-check-'))
+  } catch (error) {
+    return {ok: false, reason: `cannot write into the store: ${String(error)}`}
+  }
+  const spec: OverlaySpec = {
+    lowerDir: join(dir, 'lower'),
+    upperDir: join(dir, 'upper'),
+    workDir: join(dir, 'work'),
+    mountPoint: join(dir, 'mount'),
+    noexec: true,
+    source: 'imgstore:mount-check',
+  }
+  try {
+    for (const path of [spec.lowerDir, spec.upperDir, spec.workDir, spec.mountPoint])
+      mkdirSync(path)
+    writeFileSync(join(spec.lowerDir, 'file'), 'lower')
+    await mountOverlay(spec, {driver})
+    writeFileSync(join(spec.mountPoint, 'file'), 'upper')
+    if (readFileSync(join(spec.upperDir, 'file'), 'utf8') !== 'upper')
+      return {
+        ok: false,
+        reason: 'what was written into a trial mount did not reach its upper directory',
+      }
+    return {ok: true}
+  } catch (error) {
+    const known = toImgstoreError(error)
+    const {reason} = known.details
+    return {ok: false, reason: typeof reason === 'string' ? reason : known.message}
+  } finally {
+    try {
+      unmountSync(spec.mountPoint, {lazy: true})
+    } finally {
+      rmSync(dir, {recursive: true, force: true})
+    }
+  }
+}
+
+function trialItem(canMount: HostCheck['canMount'], driver: OverlayDriver): HostCheckItem {
+  const how = driver === 'kernel' ? "the kernel's overlayfs" : 'fuse-overlayfs'
+  return {
+    name: 'mount',
+    ok: canMount.ok,
+    detail: canMount.ok ? `a trial mount by ${how} worked` : canMount.reason,
+    hint: canMount.ok ? '' : 'Images are fetched and unpacked, and stay STORED until this works.',
+  }
+}
+
+function rootItem(): HostCheckItem {
+  const status = readText('/proc/self/status')
+  const effective = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)$/m.exec(status)?.[1] ?? '0'}`)
+  const ok = ((effective >> CAP_SYS_ADMIN) & 1n) === 1n
+  return {
+    name: 'root',
+    ok,
+    detail: `user ${process.geteuid?.() ?? '?'}, ${ok ? 'with' : 'without'} CAP_SYS_ADMIN`,
+    hint: ok ? '' : 'Run the worker as root, or in a container with CAP_SYS_ADMIN.',
+  }
+}
+
+function overlayItem(hasMounted: boolean): HostCheckItem {
+  const ok = hasMounted || /^nodev\s+overlay$/m.test(readText('/proc/filesystems'))
+  return {
+    name: 'overlayfs',
+    ok,
+    detail: ok ? 'the kernel has it' : 'not in /proc/filesystems',
+    hint: ok ? '' : '`modprobe overlay` loads it where the kernel has it as a module.',
+  }
+}
+
+function koffiItem(): HostCheckItem {
+  const libc = tryLibc()
+  const ok = !(libc instanceof Error)
+  return {
+    name: 'system calls',
+    ok,
+    detail: ok ? 'koffi loads' : `koffi cannot load: ${libc.message}`,
+    hint: ok ? '' : 'Mounts are made by mount(8) instead; `imgstore run` does not work.',
+  }
+}
+
+function storeItem(storeDir: string): HostCheckItem {
+  const name = 'file system of the store'
+  // Through the staging directory, so that a link as the store's own last component is followed too.
+  const entry = mountOf(tablePath(join(storeDir, 'staging')))
+  if (entry === undefined) return {name, ok: false, detail: 'not in the mount table', hint: ''}
+  const isReadOnly = entry.options.includes('ro') || entry.superOptions.includes('ro')
+  const ok = !unfitUpper.has(entry.fsType) && !isReadOnly
+  return {
+    name,
+    ok,
+    detail: `${entry.fsType}${isReadOnly ? ', read-only' : ''}, mounted at ${entry.mountPoint}`,
+    hint: ok
+      ? ''
+      : 'Put the store on ext4, xfs, btrfs or tmpfs (--store); an overlay cannot keep its changes here.',
+  }
+}
+
+/** Tells whether our mounts are seen by the rest of the host; a container with its own mounts is no fault. */
+function namespaceItem(): HostCheckItem {
+  const name = 'mount namespace'
+  let isHost: boolean | undefined
+  try {
+    isHost = readlinkSync('/proc/self/ns/mnt') === readlinkSync('/proc/1/ns/mnt')
+  } catch {
+    isHost = undefined
+  }
+  if (isHost === undefined) {
+    return {name, ok: true, detail: 'not to be told without root', hint: ''}
+  }
+  return {
+    name,
+    ok: true,
+    detail: isHost ? "the same as the first process's" : 'one of its own',
+    hint: isHost
+      ? ''
+      : 'Mounts made here are seen by this service or shell only. In a unit, take out what makes a namespace (PrivateTmp, ProtectSystem …).',
+  }
+}
+
+function programItems(driver: OverlayDriver): HostCheckItem[] {
+  const wanted = [
+    {name: 'unshare', isNeeded: true, use: '`imgstore run` (package util-linux)'},
+    {name: 'runc', isNeeded: false, use: '`imgstore run` prefers it where it is installed'},
+    {
+      name: 'fuse-overlayfs',
+      isNeeded: driver === 'fuse',
+      use: 'mounts where the kernel refuses overlays, when chosen as the driver',
+    },
+  ]
+  return wanted.map(({name, isNeeded, use}) => {
+    const path = findProgram(name)
+    const detail = path ?? 'not installed'
+    const hint = path === undefined ? `${isNeeded ? 'Needed for' : 'Optional:'} ${use}.` : ''
+    return {name, ok: path !== undefined || !isNeeded, detail, hint}
+  })
+}
+
+function readText(path: string): string {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch {
+    return ''
+  }
+}
