@@ -6,7 +6,7 @@
  * followed here, one judged hop at a time, and got is used for single requests without retries of its own.
  */
 import type {IncomingMessage} from 'node:http'
-import {got, TimeoutError} from 'got'
+import got, {TimeoutError} from 'got'
 import {fail} from '../errors.ts'
 import {redact} from '../log.ts'
 import {isPrivateAddress, literalAddress, publicLookup} from './addresses.ts'
