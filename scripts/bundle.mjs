@@ -2,7 +2,7 @@
 // because loading oclif, kysely and our own modules one by one costs several times what a command then does
 // (bench/start-up.ts compares). CommonJS, because there a module is evaluated when it is first asked for.
 // dist/src stays beside it for what is started as a process of its own.
-import {globSync, readFileSync} from 'node:fs'
+import {globSync, mkdirSync, readFileSync, writeFileSync} from 'node:fs'
 import {readFile} from 'node:fs/promises'
 import {dirname, relative, resolve} from 'node:path'
 import {build} from 'esbuild'
@@ -15,32 +15,48 @@ const {dependencies, name, oclif, version} = JSON.parse(
 )
 const bundled = ['@oclif/core', 'kysely']
 
-/** Compiled CommonJS requires everything at its start; this defers each require to the first use of its name. */
+/** oclif's compiled CommonJS requires everything at its start; this defers each require to the first use of its name. */
 const lazyRequire = {
   name: 'lazy-require',
   setup({onLoad}) {
     onLoad({filter: /\/@oclif\/core\/lib\/.*\.js$/}, async ({path}) => {
-      const names = []
-      const deferred = (await readFile(path, 'utf8'))
-        .replace(
-          /^(?:const|var) (\w+) = ((?:__importDefault|__importStar)?\(?require\("[^"]+"\)\)?);$/gm,
-          (_, name, value) => {
-            names.push(name)
-            return `let ${name}$value; const ${name}$get = () => ${name}$value ??= ${value};`
-          },
-        )
+      const text = (await readFile(path, 'utf8'))
+        // bin/check-node.js has done that, without a library.
+        .replace(/^checkNodeVersion\(\);$/m, '')
         .replace(
           /^exports\.(\w+) = (__importStar\(require\("[^"]+"\)\));$/gm,
           (_, name, value) =>
             `let ${name}$value; Object.defineProperty(exports, '${name}', {enumerable: true, get: () => ${name}$value ??= ${value}});`,
         )
-      const contents = names.reduce(
-        (text, name) => text.replaceAll(new RegExp(`\\b${name}\\b(?!\\$)`, 'g'), `(${name}$get())`),
-        deferred,
-      )
-      return {contents, loader: 'js'}
+      const assignment =
+        /^(?:const|var) (\w+) = ((?:__importDefault|__importStar)?\(?require\("[^"]+"\)\)?);$/gm
+      return {contents: defer(text, assignment), loader: 'js'}
     })
   },
+}
+
+/** The same for what our own modules import from packages and from Node, as esbuild writes it down. */
+function deferImports(text) {
+  const assignment =
+    /^ +(import_\w+) = (__toESM\(require\("[^"]+"\)(?:, 1)?\)|require\("[^"]+"\));$/gm
+  const names = [...text.matchAll(assignment)].map(([, name]) => name)
+  const declared = new RegExp(`\\b(${names.join('|')})(, |(?=;))`, 'g')
+  const undeclared = text
+    .replaceAll(/^var import_.*;$/gm, (line) => line.replaceAll(declared, '').replace(/, ;$/, ';'))
+    .replaceAll(/^var ;$/gm, '')
+  return defer(undeclared, assignment)
+}
+
+/** Turns each match of `assignment` (a name and its value) into a value that is made when its name is first used. */
+function defer(text, assignment) {
+  const values = new Map([...text.matchAll(assignment)].map(([, name, value]) => [name, value]))
+  if (values.size === 0) return text
+  const uses = new RegExp(`\\b(${[...values.keys()].join('|')})\\b`, 'g')
+  const makers = [...values].map(
+    ([name, value]) =>
+      `var ${name}$value; function ${name}$get() { return ${name}$value ??= ${value} }\n`,
+  )
+  return text.replaceAll(assignment, '').replaceAll(uses, '($1$get())') + makers.join('')
 }
 
 /** A module that finds files beside itself must find them where it stood before it was bundled. */
@@ -61,29 +77,35 @@ const keepPlaces = {
   },
 }
 
-// oclif asks for one command by its id; the others are not even evaluated.
-const commands = globSync('**/*.js', {cwd: commandsDir}).map((file) => {
+// What oclif needs to know of package.json and of the commands, made here instead of at each start. A command's
+// module is evaluated when it is asked for.
+const pjson = {name, version, oclif}
+const topics = Object.entries(oclif.topics ?? {}).map(([topic, value]) => ({...value, name: topic}))
+const modules = globSync('**/*.js', {cwd: commandsDir}).map((file) => {
   const id = file.replace(/\.js$/, '').replaceAll('/', ':')
-  return `get '${id}'() { return require('${resolve(commandsDir, file)}').default }`
+  return `'${id}': () => require('${resolve(commandsDir, file)}').default`
 })
-// What oclif needs of package.json, so that it need not look for it at each start.
-const pjson = {
-  name,
-  version,
-  oclif: {
-    ...oclif,
-    commands: {strategy: 'explicit', target: './dist/bundle/main.cjs', identifier: 'commands'},
-  },
-}
 const main = `
-exports.commands = {${commands.join(', ')}}
+const modules = {${modules.join(', ')}}
+const root = require('node:path').resolve(__dirname, '../..')
+const pjson = ${JSON.stringify(pjson)}
+
 exports.main = () => {
-  const loadOptions = {root: require('node:path').resolve(__dirname, '../..'), pjson: ${JSON.stringify(pjson)}}
-  return require('@oclif/core/execute').execute({loadOptions})
+  const {commands} = JSON.parse(require('node:fs').readFileSync(root + '/oclif.manifest.json', 'utf8'))
+  const plugin = {
+    name: pjson.name, alias: pjson.name, version: pjson.version, root, pjson, options: {root}, children: [],
+    type: 'core', moduleType: 'module', isRoot: true, valid: true, hasManifest: true, hooks: {},
+    topics: ${JSON.stringify(topics)}, commandIDs: Object.keys(commands), load() {},
+    findCommand: async (id) => Object.assign(modules[id](), {id, plugin}),
+  }
+  plugin.commands = Object.values(commands).map((command) => ({
+    ...command, pluginType: 'core', pluginAlias: pjson.name, load: () => plugin.findCommand(command.id),
+  }))
+  return require('@oclif/core/execute').execute({loadOptions: {root, pjson, plugins: [plugin]}})
 }
 `
 
-await build({
+const {outputFiles} = await build({
   stdin: {contents: main, resolveDir: root, sourcefile: 'main.cjs'},
   outfile: resolve(dist, 'bundle/main.cjs'),
   bundle: true,
@@ -96,7 +118,14 @@ await build({
     ...Object.keys(dependencies).filter((dependency) => !bundled.includes(dependency)),
     ...['typescript', 'ts-node', 'tsx'],
   ],
+  // Looks for Windows under us, to name the platform in --version.
+  alias: {'wsl-utils': resolve(import.meta.dirname, 'no-wsl.mjs')},
   plugins: [lazyRequire, keepPlaces],
   legalComments: 'linked',
   logLevel: 'warning',
+  write: false,
 })
+mkdirSync(resolve(dist, 'bundle'), {recursive: true})
+for (const {path, text} of outputFiles) {
+  writeFileSync(path, path.endsWith('.cjs') ? deferImports(text) : text)
+}
