@@ -82,6 +82,7 @@ Exit codes: 0 done, 2 wrong usage, 11 name taken, 12 wrong checksum, 13 source o
         goal: flags.activate ? 'ACTIVE' : 'STORED',
         replace: flags.replace,
         verify: flags.verify,
+        ...(flags.replace ? {signal: this.signal} : {}),
         ...unpackWishes(settings, origins, (origin) => origin !== 'default'),
       })
       if (!flags.quiet)

@@ -64,21 +64,31 @@ function exitOf(error: (Error & {oclif?: {exit?: number | undefined}}) | undefin
   return error.oclif.exit
 }
 
-/** Starts a command line as a process of its own, from the sources. */
-export function startCommand(words: string[], options: SpawnOptions = {}): ChildProcess {
-  const file = join(root, 'test/support/run-command-main.ts')
-  return spawn(process.execPath, [file, ...words], {stdio: 'pipe', ...options})
+export type Started = {
+  child: ChildProcess
+  /** What it has written so far. */
+  output: {stdout: string; stderr: string}
+  ended: Promise<Ran>
 }
 
-/** Waits for a started command; its output is what it wrote from now on. */
-export async function finish(child: ChildProcess): Promise<Ran> {
-  let stdout = ''
-  let stderr = ''
-  child.stdout?.on('data', (chunk: Buffer) => (stdout += chunk.toString()))
-  child.stderr?.on('data', (chunk: Buffer) => (stderr += chunk.toString()))
-  const exit = await new Promise<number>((done, failed) => {
-    child.once('error', failed)
-    child.once('close', (code, signal) => done(code ?? (signal === null ? -1 : -2)))
+/** Starts a command line as a process of its own, from the sources. */
+export function startCommand(words: string[], options: SpawnOptions = {}): Started {
+  const file = join(root, 'test/support/run-command-main.ts')
+  const child = spawn(process.execPath, [file, ...words], {stdio: 'pipe', ...options})
+  const output = {stdout: '', stderr: ''}
+  child.stdout?.on('data', (chunk: Buffer) => (output.stdout += chunk.toString()))
+  child.stderr?.on('data', (chunk: Buffer) => (output.stderr += chunk.toString()))
+  const ended = new Promise<Ran>((resolveEnded, rejectEnded) => {
+    child.once('error', rejectEnded)
+    child.once('close', (code, signal) => {
+      if (code === null) rejectEnded(new Error(`ended by ${signal ?? 'nothing'}`))
+      else resolveEnded({...output, exit: code})
+    })
   })
-  return {stdout, stderr, exit}
+  return {child, output, ended}
+}
+
+/** Waits until `isSo`; what it waits for comes from another process or a server, so it is looked for again and again. */
+export async function until(isSo: () => boolean): Promise<void> {
+  while (!isSo()) await new Promise((tick) => setTimeout(tick, 20))
 }
