@@ -77,6 +77,19 @@ function kernelMounts(): string[] {
   return table.map((entry) => entry.mountPoint).sort()
 }
 
+/** Control groups of runs, in every hierarchy. */
+function cgroups(): string[] {
+  const root = '/sys/fs/cgroup'
+  const dirs = [root, ...readdirSync(root).map((name) => join(root, name))]
+  return dirs.flatMap((dir) => {
+    try {
+      return readdirSync(dir).filter((name) => /^imgstore-[0-9a-f]{16}$/.test(name))
+    } catch {
+      return [] // a file
+    }
+  })
+}
+
 async function rejected(promise: Promise<unknown>): Promise<ImgstoreError> {
   try {
     await promise
@@ -304,6 +317,7 @@ for (const driver of ['unshare', 'runc'] as const) {
         parent.kill('SIGKILL')
         await closed
         await until(() => processesWith('7654324').length === 0)
+        await until(() => cgroups().length === 0)
       }))
 
     it('gets the signals of its parent and decides its exit code', () =>

@@ -7,7 +7,7 @@
  * program with few capabilities, and must not be steered by the program: no inspector (--disable-sigusr1), no
  * environment of the program, no module loaded after the pivot.
  */
-import {spawn, type ChildProcess} from 'node:child_process'
+import {spawn, spawnSync, type ChildProcess} from 'node:child_process'
 import {mkdirSync, readFileSync, realpathSync, writeFileSync} from 'node:fs'
 import {Socket} from 'node:net'
 import {constants} from 'node:os'
@@ -28,6 +28,8 @@ import {runcConfig} from './runc-config.ts'
 
 const parent = new Socket({fd: 3, readable: true, writable: true})
 let child: ChildProcess | undefined
+/** Ends what killing the processes does not: runc's control groups. */
+let takeAway = (): void => undefined
 let received = ''
 
 parent.setEncoding('utf8')
@@ -43,8 +45,11 @@ parent.on('data', (text: string) => {
   }
 })
 // The parent is gone: as this is the first process, its end is the end of all others here.
-parent.on('close', () => process.exit(137))
-parent.on('error', () => process.exit(137))
+parent.on('close', () => {
+  takeAway()
+  process.exit(137)
+})
+parent.on('error', () => undefined) // 'close' follows
 
 // Orphans of the program become children of the first process; Node waits for none but its own child.
 process.on('SIGCHLD', () => {
@@ -123,12 +128,13 @@ function startRunc(plan: EnterPlan, user: User, runc: {program: string; id: stri
   mkdirSync(bundle)
   writeFileSync(join(bundle, 'config.json'), JSON.stringify(runcConfig(plan, user)))
   const log = join(dir, 'log.json')
+  const state = ['--root', join(dir, 'state')]
+  takeAway = () => {
+    spawnSync(runc.program, [...state, 'delete', '--force', runc.id], {env: programEnv})
+  }
   child = spawn(
     runc.program,
-    [
-      ...['--root', join(dir, 'state'), '--log', log, '--log-format', 'json'],
-      ...['run', '--bundle', bundle, runc.id],
-    ],
+    [...[...state, '--log', log, '--log-format', 'json'], ...['run', '--bundle', bundle, runc.id]],
     {env: programEnv, stdio: 'inherit'},
   )
   child.once('spawn', () => parent.write(`${JSON.stringify({started: true})}\n`))
