@@ -123,7 +123,7 @@ export function readHeader(block: Buffer, start: number, offset: number): RawHea
     needZeros(block, start + 500, start + 512, offset)
   } else if (type !== 'S') {
     // GNU keeps other things here, and some parsers take any of it for a prefix of the name.
-    needZeros(block, start + (format === 'v7' ? 265 : 345), start + 512, offset)
+    needZeros(block, start + 345, start + 512, offset)
   }
   const header: RawHeader = {
     format,
