@@ -46,7 +46,7 @@ export type PartWriter = {
    * Cost: one write for all of them; the caller gathers (1 MiB is good).
    */
   append(chunks: readonly Uint8Array[]): Promise<void>
-  /** Keeps `note` beside the part for the next attempt. */
+  /** Keeps `note` beside the part for the next attempt. Errors: blob_busy, no_space, io_failed. */
   saveNote(note: PartNote): Promise<void>
   /** Reads bytes of the part; fewer come back at its end. */
   read(position: number, lengthBytes: number): Promise<Buffer>
@@ -187,6 +187,7 @@ class FilePartWriter implements PartWriter {
     const path = this.#place.notePath
     const temporary = `${path}.${randomBytes(6).toString('hex')}`
     try {
+      if (!(await this.#isNameMine())) throw fail('blob_busy', {digest: this.#place.digest})
       await writeFile(temporary, `${JSON.stringify(note)}\n`, {flag: 'wx', mode: 0o600})
       await rename(temporary, path)
       failpoint('blobs.note_saved')

@@ -14,6 +14,7 @@ import {fail, ImgstoreError} from '../errors.ts'
 import {KiB, MiB} from '../limits.ts'
 import {redact} from '../log.ts'
 import type {OpenedSource, Source} from '../sources/source.ts'
+import {decodeBody, isDecodable} from './content-encoding.ts'
 import {looksLikeHtml} from './sniff.ts'
 
 export type DownloadProgress = {receivedBytes: number; totalBytes?: number}
@@ -45,6 +46,9 @@ const overlapBytes = 16 * KiB
 const usefulPartBytes = 64 * KiB
 /** Digest mismatches after a resume, over all attempts, before the checksum itself is held to be wrong. */
 const mismatchesMax = 3
+
+/** How often an encoded answer is asked for again before it is taken as it is. */
+const encodedAsksMax = 3
 
 /** How often an answer that does not help is asked for again; more patience where more would be lost. */
 function patienceFor(partBytes: number): number {
@@ -88,6 +92,10 @@ class Download {
   /** Mirrors behind one name often have validators of their own; after a refusal the range is asked for without. */
   #isValidatorTrusted = true
   #contentType: string | undefined
+  /** The encoding of the answer in the part, how many encoded ones there were, and whether to undo it. */
+  #encoding: string | undefined
+  #encodedAsks = 0
+  #isDecoding = false
 
   constructor(options: DownloadOptions, writer: PartWriter) {
     this.#options = options
@@ -105,8 +113,14 @@ class Download {
     while (true) {
       if (!(await this.#ask())) continue
       if (writer.digest() === this.#options.digest) return writer.commit()
-      if (!this.#isMixed || this.#mismatches >= mismatchesMax) return this.#refuse()
-      this.#mismatches++
+      if (isDecodable(this.#encoding) && !this.#isDecoding) {
+        // Servers that store compressed files often call that an encoding, so the bytes as they came were tried first.
+        this.#isDecoding = true
+      } else if (!this.#isMixed || this.#mismatches >= mismatchesMax) {
+        return this.#refuse()
+      } else {
+        this.#mismatches++
+      }
       await writer.restart()
     }
   }
@@ -125,7 +139,9 @@ class Download {
     })
     try {
       if (opened.totalBytes !== undefined) this.#checkSize(opened.totalBytes)
-      if (!this.#isHelpful(opened, startByte)) {
+      if (opened.contentEncoding !== undefined && opened.answer === 'whole') {
+        if (this.#encodedAsks++ < encodedAsksMax) return false
+      } else if (!this.#isHelpful(opened, startByte)) {
         this.#isValidatorTrusted = false
         if (this.#patience-- > 0) return false
         if (startByte === 0 && opened.answer !== 'whole') {
@@ -146,7 +162,6 @@ class Download {
 
   /** Whether an answer brings the part forward without losing what is there. */
   #isHelpful(opened: OpenedSource, startByte: number): boolean {
-    if (opened.contentEncoding !== undefined) return false
     if (startByte === 0) return opened.answer === 'whole'
     const {note} = this.#writer
     const knownBytes = note?.url === this.#shownUrl ? note.totalBytes : undefined
@@ -166,7 +181,11 @@ class Download {
       this.#isMixed = true
     }
     this.#contentType = opened.contentType
-    const {validator, totalBytes, startByte} = opened
+    this.#encoding = opened.contentEncoding
+    const {validator, startByte, contentEncoding} = opened
+    const isDecoded = this.#isDecoding && isDecodable(contentEncoding)
+    const body = isDecoded ? decodeBody(opened.body, contentEncoding, this.#shownUrl) : opened.body
+    const totalBytes = isDecoded ? undefined : opened.totalBytes
     // The note belongs to the answer that the first bytes came in; a later one may not speak the truth.
     if (writer.note?.url !== this.#shownUrl) {
       await writer.saveNote({
@@ -178,7 +197,7 @@ class Download {
     }
     const startedAtBytes = writer.sizeBytes
     const repeated = await writer.read(startByte, startedAtBytes - startByte)
-    if (!(await this.#receive(opened, repeated))) return false
+    if (!(await this.#receive(body, totalBytes, repeated))) return false
     if (totalBytes === undefined || writer.sizeBytes === totalBytes) return true
     if (writer.sizeBytes > totalBytes) {
       // The part was longer than the whole: its bytes cannot be right.
@@ -194,11 +213,15 @@ class Download {
   }
 
   /** Reads the body into the part; false when it does not begin with the bytes that are already there. */
-  async #receive(opened: OpenedSource, repeated: Buffer): Promise<boolean> {
+  async #receive(
+    body: AsyncIterable<readonly Buffer[]>,
+    totalBytes: number | undefined,
+    repeated: Buffer,
+  ): Promise<boolean> {
     const {signal, onProgress} = this.#options
     const writer = this.#writer
     let toCompare = repeated
-    for await (const batch of opened.body) {
+    for await (const batch of body) {
       signal.throwIfAborted()
       const fresh: Buffer[] = []
       for (const chunk of batch) {
@@ -213,7 +236,7 @@ class Download {
       await writer.append(fresh)
       onProgress({
         receivedBytes: writer.sizeBytes,
-        ...(opened.totalBytes === undefined ? {} : {totalBytes: opened.totalBytes}),
+        ...(totalBytes === undefined ? {} : {totalBytes}),
       })
     }
     return toCompare.length === 0 || (await this.#giveUpRange())
