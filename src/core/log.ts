@@ -23,13 +23,9 @@ const secretParameters =
 
 /** A URL without what must not be seen: user, password and the values of secret-bearing query parameters. */
 export function redact(url: string): string {
-  let parsed: URL
-  try {
-    parsed = new URL(url)
-  } catch {
-    // Not a URL: nobody knows what is what, so all that could be a secret goes.
-    return url.replace(/^(.*?\/\/)?.*@/s, '$1***@').replace(/[?#].*$/s, '?***')
-  }
+  const parsed = URL.parse(url)
+  // `user:password@host`, the scheme forgotten, parses as a URL of the scheme `user`.
+  if (!parsed || !url.includes('//')) return redactText(url)
   if (parsed.username || parsed.password) {
     parsed.username = '***'
     parsed.password = ''
@@ -37,5 +33,13 @@ export function redact(url: string): string {
   for (const name of new Set(parsed.searchParams.keys())) {
     if (secretParameters.test(name)) parsed.searchParams.set(name, '***')
   }
+  // A password with an unescaped `?` or `#` ends up behind it, with the `@` that was meant to end it.
+  if (parsed.search.includes('@')) parsed.search = '?***'
+  if (parsed.hash !== '') parsed.hash = '#***'
   return parsed.href
+}
+
+/** Of what is no URL nobody knows what is what: all that could be a secret goes. */
+function redactText(text: string): string {
+  return text.replace(/^(.*?\/\/)?.*@/s, '$1***@').replace(/[?#].*$/s, '?***')
 }

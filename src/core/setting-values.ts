@@ -51,45 +51,45 @@ function parseCount(raw: unknown): number | undefined {
   return typeof raw === 'string' && /^\d{1,15}$/.test(raw) ? Number(raw) : undefined
 }
 
-const byteUnits: Readonly<Record<string, number>> = {
-  '': 1,
-  b: 1,
-  k: 1024,
-  kib: 1024,
-  kb: 1000,
-  m: 1024 ** 2,
-  mib: 1024 ** 2,
-  mb: 1000 ** 2,
-  g: 1024 ** 3,
-  gib: 1024 ** 3,
-  gb: 1000 ** 3,
-  t: 1024 ** 4,
-  tib: 1024 ** 4,
-  tb: 1000 ** 4,
-}
+const byteUnits = new Map([
+  ['', 1],
+  ['b', 1],
+  ['k', 1024],
+  ['kib', 1024],
+  ['kb', 1000],
+  ['m', 1024 ** 2],
+  ['mib', 1024 ** 2],
+  ['mb', 1000 ** 2],
+  ['g', 1024 ** 3],
+  ['gib', 1024 ** 3],
+  ['gb', 1000 ** 3],
+  ['t', 1024 ** 4],
+  ['tib', 1024 ** 4],
+  ['tb', 1000 ** 4],
+])
 
 /** A size as a person writes it: `4096`, `100MiB`, `1.5G`; K, M, G, T alone are binary, KB, MB, GB, TB decimal. */
 export function parseBytes(raw: unknown): number | undefined {
   const match =
     typeof raw === 'string' ? /^(\d{1,16}(?:\.\d{1,6})?)\s*([a-z]*)$/i.exec(raw.trim()) : null
-  const unit = match ? byteUnits[match[2]?.toLowerCase() ?? ''] : undefined
+  const unit = match ? byteUnits.get(match[2]?.toLowerCase() ?? '') : undefined
   return match && unit !== undefined ? Math.round(Number(match[1]) * unit) : undefined
 }
 
-const durationUnits: Readonly<Record<string, number>> = {
-  ms: 1,
-  s: 1000,
-  m: 60_000,
-  min: 60_000,
-  h: 3_600_000,
-  d: 86_400_000,
-}
+const durationUnits = new Map([
+  ['ms', 1],
+  ['s', 1000],
+  ['m', 60_000],
+  ['min', 60_000],
+  ['h', 3_600_000],
+  ['d', 86_400_000],
+])
 
 /** A duration in milliseconds from `500ms`, `30s`, `5m`, `2h`, `1d`; a bare number is seconds. */
 export function parseDuration(raw: unknown): number | undefined {
   const match =
     typeof raw === 'string' ? /^(\d{1,12}(?:\.\d{1,6})?)\s*([a-z]*)$/i.exec(raw.trim()) : null
-  const unit = match ? durationUnits[match[2]?.toLowerCase() || 's'] : undefined
+  const unit = match ? durationUnits.get(match[2]?.toLowerCase() || 's') : undefined
   return match && unit !== undefined ? Math.round(Number(match[1]) * unit) : undefined
 }
 
