@@ -285,11 +285,14 @@ for (const driver of ['unshare', 'runc'] as const) {
     it('keeps the image mounted while it runs', () =>
       withImage(async (rootDir) => {
         const stop = new AbortController()
-        const running = rejected(run(rootDir, ['sleep', '7654322'], {signal: stop.signal}))
+        const running = run(rootDir, ['sleep', '7654322'], {signal: stop.signal})
         await until(() => processesWith('sleep\x007654322').length > 0)
         expect(() => unmountSync(rootDir)).to.throw(ImgstoreError, 'in use')
         stop.abort()
-        expect((await running).code).to.equal('interrupted')
+        expect((await running).exitCode).to.equal(143)
+        expect((await rejected(run(rootDir, ['echo'], {signal: stop.signal}))).code).to.equal(
+          'interrupted',
+        )
         expect(processesWith('sleep\x007654322')).to.deep.equal([])
       }))
 

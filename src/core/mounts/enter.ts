@@ -4,7 +4,7 @@ import {randomBytes} from 'node:crypto'
 import {closeSync, constants, openSync} from 'node:fs'
 import type {Duplex} from 'node:stream'
 import {fileURLToPath} from 'node:url'
-import {fail, fromSystemError, quote} from '../errors.ts'
+import {fail, fromSystemError, quote, type ImgstoreError} from '../errors.ts'
 import {tryLibc} from '../syscalls/libc.ts'
 import {removeControlGroups} from './cgroups.ts'
 import {
@@ -33,7 +33,7 @@ export type RunOptions = {
   network?: 'host' | 'none'
   /** `auto` takes runc where it is installed, else unshare. */
   driver: 'auto' | EnterDriver
-  /** Aborting asks the program to end (SIGTERM) and after `graceMs` ends it. */
+  /** Aborting asks the program to end (SIGTERM, if no signal was forwarded), and after `graceMs` kills it. */
   signal?: AbortSignal
   /** `inherit`: the terminal or files of this process. `pipe`: no input, and the output is in the result. */
   stdio: 'inherit' | 'pipe'
@@ -65,7 +65,7 @@ const forwarded: NodeJS.Signals[] = ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT', '
  * not die of Ctrl-C and the like: they are the program's, and its exit status comes back.
  * Guarantees: nothing of the program outlives this process, however it ends; no mount appears on the host; the
  * program cannot reach the host's files by any link in the image; the tree cannot be unmounted meanwhile.
- * Errors: command_failed (no such program, or the image is unfit), host_lacks, interrupted when aborted.
+ * Errors: command_failed (no such program, or the image is unfit), host_lacks, interrupted (killed after an abort; one that ended by itself gives its exit code).
  */
 export async function runInRoot(options: RunOptions): Promise<RunResult> {
   const {unshare, runc} = findPrograms(options.driver)
@@ -73,7 +73,7 @@ export async function runInRoot(options: RunOptions): Promise<RunResult> {
   // Keeps the mount busy: else it could be unmounted and mounted again below a running program.
   const held = holdRoot(options.rootDir)
   try {
-    options.signal?.throwIfAborted()
+    if (options.signal?.aborted === true) throw interrupted(options.command)
     return await runPlan(plan, unshare, options)
   } finally {
     closeSync(held)
@@ -163,13 +163,18 @@ async function runPlan(plan: EnterPlan, unshare: string, options: RunOptions): P
   const stderr = collect(child.stderr)
   const reports = readReports(line)
   line.write(`${JSON.stringify(plan)}\n`)
+  let wasTold = false
   const tell = (signal: NodeJS.Signals): void => {
+    wasTold = true
     if (line.writable) line.write(`${signal}\n`)
   }
   const stopForwarding = options.stdio === 'inherit' ? forwardSignals(tell) : (): void => undefined
   let timer: NodeJS.Timeout | undefined
   const abort = (): void => {
-    tell('SIGTERM')
+    // After all listeners of a signal that both aborts and is forwarded: the program gets it once.
+    setImmediate(() => {
+      if (!wasTold) tell('SIGTERM')
+    })
     // Killing unshare kills the first process of the pid namespace, and so all of it.
     timer = setTimeout(() => child.kill('SIGKILL'), options.graceMs ?? defaultGraceMs)
   }
@@ -177,9 +182,8 @@ async function runPlan(plan: EnterPlan, unshare: string, options: RunOptions): P
   try {
     const code = await ended(child)
     const report = (await reports).at(-1)
-    if (options.signal?.aborted === true) {
-      throw fail('interrupted', {what: `the program ${quote(plan.command[0] ?? '')}`})
-    }
+    const hasEnded = report !== undefined && 'exitCode' in report
+    if (options.signal?.aborted === true && !hasEnded) throw interrupted(plan.command)
     return {
       ...outcome(report, code, plan),
       ...(options.stdio === 'pipe' ? {stdout: stdout(), stderr: stderr()} : {}),
@@ -190,6 +194,10 @@ async function runPlan(plan: EnterPlan, unshare: string, options: RunOptions): P
     stopForwarding()
     if (plan.runc !== undefined) removeControlGroups(plan.runc.id, Date.now())
   }
+}
+
+function interrupted(command: string[]): ImgstoreError {
+  return fail('interrupted', {what: `the program ${quote(command[0] ?? '')}`})
 }
 
 function ended(child: ChildProcess): Promise<number> {
