@@ -41,5 +41,6 @@ export function redact(url: string): string {
 
 /** Of what is no URL nobody knows what is what: all that could be a secret goes. */
 function redactText(text: string): string {
-  return text.replace(/^(.*?\/\/)?.*@/s, '$1***@').replace(/[?#].*$/s, '?***')
+  if (text.includes('@')) return text.replace(/^([a-z0-9+.-]*:?\/\/)?.*$/is, '$1***')
+  return text.replace(/[?#].*$/s, '?***')
 }
