@@ -173,7 +173,7 @@ function namespaceItem(): HostCheckItem {
     isHost = undefined
   }
   if (isHost === undefined) {
-    return {name, ok: true, detail: 'not to be told without root', hint: ''}
+    return {name, ok: true, detail: 'unknown: the first process may not be looked at', hint: ''}
   }
   return {
     name,

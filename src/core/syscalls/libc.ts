@@ -16,8 +16,9 @@ let loaded: Libc | Error | undefined
 export function tryLibc(): Libc | Error {
   if (loaded === undefined) {
     try {
-      const require = createRequire(import.meta.url)
-      const koffi = require('koffi') as Koffi
+      // Not named `require`: in the bundle, the value of import.meta.url is made by the outer one.
+      const requireHere = createRequire(import.meta.url)
+      const koffi = requireHere('koffi') as Koffi
       let lib: Libc['lib']
       try {
         lib = koffi.load('libc.so.6')
