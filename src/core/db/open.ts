@@ -39,10 +39,10 @@ export async function openDatabase(path: string): Promise<Database> {
     main = openFile(path)
     const db = kyselyOn(main)
     await bringUpToDate(main, db, path)
-    if (path === ':memory:') return describe(path, main, db, db)
+    if (path === ':memory:') return describe(path, [main], db, db)
     const second = openFile(path)
     second.pragma('synchronous = NORMAL')
-    return describe(path, main, db, kyselyOn(second))
+    return describe(path, [main, second], db, kyselyOn(second))
   } catch (error) {
     main?.close()
     throw fromDatabaseError(error, path)
@@ -84,10 +84,11 @@ async function bringUpToDate(
 
 function describe(
   path: string,
-  main: SqliteDatabase.Database,
+  files: [SqliteDatabase.Database, ...SqliteDatabase.Database[]],
   db: Kysely<DB>,
   fast: Kysely<DB>,
 ): Database {
+  const [main] = files
   const version = main.prepare('pragma data_version').pluck()
   return {
     db,
@@ -98,6 +99,8 @@ function describe(
     async close() {
       if (fast !== db) await fast.destroy()
       await db.destroy()
+      // kysely leaves a connection open that was never asked anything.
+      for (const file of files) file.close()
     },
   }
 }
