@@ -1,4 +1,4 @@
-import {spawn} from 'node:child_process'
+import {spawn, spawnSync} from 'node:child_process'
 import {
   closeSync,
   mkdirSync,
@@ -233,6 +233,18 @@ describe('mounting overlays', function () {
       expect(error.message).to.include(join(dir, 'gone'))
     }))
 
+  it('says that it is not allowed to, where the process has no right to mount', () =>
+    withMountDir((dir) => {
+      const module = new URL('../../src/core/mounts/mount.ts', import.meta.url).href
+      const code = `
+        const {mountOverlaySync} = await import(${JSON.stringify(module)})
+        try { mountOverlaySync(${JSON.stringify(makeSpec(dir))}) }
+        catch (error) { console.log(error.code, error.message) }`
+      const powerless = ['--bounding-set', '-all', process.execPath, '--input-type=module', '-e']
+      const {stdout} = spawnSync('setpriv', [...powerless, code], {encoding: 'utf8'})
+      expect(stdout).to.match(/^host_cannot_mount this host cannot mount images: not allowed/)
+    }))
+
   it('says that the disk is full instead of mounting read-only', () =>
     withMountDir((dir) => {
       mount('full', dir, 'tmpfs', MS_NODEV | MS_NOSUID, 'size=64k,nr_inodes=12')
@@ -271,8 +283,11 @@ describe('the ways to mount an overlay', function () {
             openSync(d, 'r'),
           )
           const [lower = -1, upper = -1, work = -1, target = -1] = opened
-          way(spec, {lower, upper, work, target})
-          for (const fd of opened) closeSync(fd)
+          try {
+            way(spec, {lower, upper, work, target})
+          } finally {
+            for (const fd of opened) closeSync(fd)
+          }
           writeFileSync(join(spec.mountPoint, 'new'), 'written')
           expect(readdirSync(spec.upperDir)).to.deep.equal(['new'])
           expect(readdirSync(spec.mountPoint)).to.have.members(['hello', 'new'])
