@@ -127,7 +127,7 @@ async function getObject(object: S3Object, request: Omit<OpenRequest, 'signal'>)
     }
     if (raw === undefined || !(error instanceof S3ServiceException)) throw error
     raw.body.destroy()
-    if (raw.statusCode === 412) {
+    if (raw.statusCode === 412 && input.IfMatch !== undefined) {
       return await getObject(object, {startByte: 0})
     }
     if (raw.statusCode === 416) {

@@ -80,6 +80,12 @@ describe('the s3 source', () => {
     expect(peer.requests.length).to.equal(1)
   })
 
+  it('takes a 412 that it did not ask for as a refusal', async () => {
+    await start()
+    peer.statuses.push({status: 412, code: 'PreconditionFailed'})
+    expect(await rejection(open({}))).to.have.property('code', 'source_refused')
+  })
+
   it('asks for the named version of an object', async () => {
     await start()
     const source = await openSource(`${url}?versionId=v7`, withS3(peer, sourceOptions()))
