@@ -135,14 +135,31 @@ export async function listRuns(
   return (await query.orderBy(newestFirst, 'desc').limit(filter.limit).execute()).map(toSummary)
 }
 
-/** Ends an open run without result; its owner, if any, finds its lease lost. */
+/** Ends an open run without result; its owner, if any, finds its lease lost. It stays named: it may be at work yet. */
 export async function cancelRun(q: Query, id: RunId, now: number): Promise<void> {
   await q
     .updateTable('runs')
-    .set({status: 'canceled', owner: null, lease_expires_at: null, finished_at: now})
+    .set({status: 'canceled', lease_expires_at: null, finished_at: now})
     .where('id', '=', id)
     .where('status', 'in', open)
     .execute()
+}
+
+/** Whether an owner that lives had a run with the digest of this one canceled: it may still be writing that blob. */
+export async function hasCanceledOwner(q: Query, id: RunId): Promise<boolean> {
+  const row = await q
+    .selectFrom('runs as canceled')
+    .innerJoin('owners', 'owners.id', 'canceled.owner')
+    .innerJoin('runs as run', (join) =>
+      join
+        .onRef('run.digest', '=', 'canceled.digest')
+        .onRef('run.node', '=', 'canceled.node')
+        .on('run.id', '=', id),
+    )
+    .where('canceled.status', '=', 'canceled')
+    .select('canceled.id')
+    .executeTakeFirst()
+  return row !== undefined
 }
 
 /** Makes a waiting run due at once. */

@@ -148,14 +148,20 @@ async function unpack(
   if (!blob) throw fail('blob_damaged', {digest: image.digest, reason: 'the file is gone'})
   const treeId = treeIdOf(claim.run, claim.epoch)
   const rootfs = await stageTree(layout, claim.run, treeId)
-  const result = await images.unpack({
-    blobPath: blobs.pathOf(image.digest),
-    targetDir: rootfs,
-    profile: image.profile,
-    limits: resolveLimits(image.profile, image.limits),
-    signal: context.signal,
-    onProgress: (p) => context.progress(p.readBytes, blob.sizeBytes),
-  })
+  const result = await images
+    .unpack({
+      blobPath: blobs.pathOf(image.digest),
+      targetDir: rootfs,
+      profile: image.profile,
+      limits: resolveLimits(image.profile, image.limits),
+      signal: context.signal,
+      onProgress: (p) => context.progress(p.readBytes, blob.sizeBytes),
+    })
+    .catch(async (error: unknown) => {
+      // Nobody will use what is there. Whoever took the run over, or removed the image, does not know of it.
+      await removeTree(layout.stagedTree(treeId)).catch(() => undefined)
+      throw error
+    })
   failpoint('images.unpacked')
   noteTree(layout, {treeId, digest: image.digest, profile: image.profile, entries: result.entries})
   failpoint('images.noted')
