@@ -22,7 +22,7 @@ export function exitOf(error: ErrorJson): number {
 
 /** The first line of every report on an image; scripts written for the older tools read it. */
 export function headline(status: ImageStatus): string {
-  return `Image ${status.name}: ${status.state}`
+  return `Image ${printable(status.name)}: ${status.state}`
 }
 
 /** Why an image is not where its owner wants it, in one line; empty when it is. */
@@ -109,7 +109,7 @@ export function imageTable(images: readonly ImageStatus[], now: number): string[
   return table(
     ['NAME', 'STATE', 'SIZE', 'CHANGED', 'REMARK'],
     images.map((image) => [
-      image.name,
+      printable(image.name),
       image.state,
       image.sizeBytes === undefined ? '-' : formatBytes(image.sizeBytes),
       formatAge(image.updatedAt, now),
@@ -125,8 +125,8 @@ export function runTable(runs: readonly RunSummary[], now: number): string[] {
   return table(
     ['RUN', 'IMAGE', 'GOAL', 'STATUS', 'STEP', 'ATTEMPT', 'CREATED', 'TOOK', 'ERROR'],
     runs.map((run) => [
-      run.id,
-      run.image,
+      printable(run.id),
+      printable(run.image),
       run.goal,
       run.status,
       run.step ?? '-',
@@ -144,7 +144,7 @@ export function runTable(runs: readonly RunSummary[], now: number): string[] {
 /** One run in full, without its events. */
 export function runLines(run: RunSummary, now: number): string[] {
   const pairs: [string, string][] = [
-    ['image', run.image],
+    ['image', printable(run.image)],
     ['goal', run.goal],
     ['step', `${run.step ?? '-'}, attempt ${run.attempt}`],
     ['node', run.node],
@@ -195,7 +195,7 @@ export function eventText(event: RunEvent): string {
 /** One line of history: time, image, what happened. */
 export function eventLine(event: RunEvent): string {
   const from = event.kind === 'transition' && event.from && event.to ? `${event.from} → ` : ''
-  return `${formatTime(event.at)}  ${event.image}  ${from}${eventText(event)}`
+  return `${formatTime(event.at)}  ${printable(event.image)}  ${from}${eventText(event)}`
 }
 
 function parenthesis(notes: readonly string[]): string[] {

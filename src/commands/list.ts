@@ -1,6 +1,6 @@
 import {BaseCommand} from '../cli/base-command.ts'
 import {imageTable} from '../cli/describe.ts'
-import {fit} from '../cli/print.ts'
+import {fit, printable} from '../cli/print.ts'
 import type {ImageStatus} from '../core/image.ts'
 
 export default class List extends BaseCommand {
@@ -17,7 +17,7 @@ export default class List extends BaseCommand {
     const {flags} = await this.parse(List)
     return this.withStore(flags, 'read', async (store) => {
       const images = await store.images.list()
-      if (flags.quiet) this.print(...images.map((image) => image.name))
+      if (flags.quiet) this.print(...images.map((image) => printable(image.name)))
       else this.print(...fit(imageTable(images, Date.now()), process.stdout.columns))
       return {images}
     })

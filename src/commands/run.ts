@@ -20,7 +20,10 @@ With --json, the last line of the output is the result.`
   static override strict = false
   static override args = {name: nameArg}
   static override flags = {
-    cwd: Flags.string({description: 'Directory in the image to start in.', helpValue: '<path>'}),
+    cwd: Flags.string({
+      description: 'Directory in the image to start in.',
+      helpValue: '<directory>',
+    }),
     env: Flags.string({
       char: 'e',
       description: 'Set a variable for the program; may be given more than once.',

@@ -34,6 +34,23 @@ describe('a command as a process', () => {
       expect(exit).to.equal(0)
     }))
 
+  it('exits 15 when the host cannot mount, says why, and keeps the image', () =>
+    withStore(async ({server, flags, json}) => {
+      const words = ['fetch', 'web', server.url, server.digest, '-w', ...flags]
+      // Mounting is a matter of one capability; root goes without it here, others never had it.
+      const by = process.getuid?.() === 0 ? ['setpriv', '--bounding-set=-sys_admin'] : []
+      const said = await startCommand(words, {by}).ended
+      expect(said.stderr).to.match(/^Error: this host cannot mount images: .+\nTry: .*doctor/)
+      expect(lines(said.stdout).at(-1)).to.equal('Image web: STORED')
+      expect(said.exit).to.equal(15)
+      const again = await startCommand([...words, '--json'], {by}).ended
+      expect(objects(again.stdout).at(-1)).to.include({outcome: 'held', state: 'STORED'})
+      expect(again.exit).to.equal(15)
+      const status = await json('status', 'web')
+      expect(status).to.include({state: 'STORED', goal: 'ACTIVE', exit: 0})
+      expect(status['held']).to.include({code: 'host_cannot_mount'})
+    }))
+
   it('follows events, one JSON object a line, until it is stopped', () =>
     withStore(async ({server, flags, fetched}) => {
       await fetched('web')

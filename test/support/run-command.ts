@@ -71,10 +71,14 @@ export type Started = {
   ended: Promise<Ran>
 }
 
-/** Starts a command line as a process of its own, from the sources. */
-export function startCommand(words: string[], options: SpawnOptions = {}): Started {
+/** Starts a command line as a process of its own, from the sources; `by` is a program that starts it for us. */
+export function startCommand(
+  words: string[],
+  {by = [], ...options}: SpawnOptions & {by?: string[]} = {},
+): Started {
   const file = join(root, 'test/support/run-command-main.ts')
-  const child = spawn(process.execPath, [file, ...words], {stdio: 'pipe', ...options})
+  const [program = '', ...rest] = [...by, process.execPath, file, ...words]
+  const child = spawn(program, rest, {stdio: 'pipe', ...options})
   const output = {stdout: '', stderr: ''}
   child.stdout?.on('data', (chunk: Buffer) => (output.stdout += chunk.toString()))
   child.stderr?.on('data', (chunk: Buffer) => (output.stderr += chunk.toString()))

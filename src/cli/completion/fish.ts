@@ -40,12 +40,17 @@ function commandLines(bin: string, model: CommandModel): string[] {
     const names = flag.names.map((name) =>
       name.startsWith('--') ? `-l ${name.slice(2)}` : `-s ${name.slice(1)}`,
     )
-    const value = flag.value ? ` -r ${actionOf(bin, flag.value)}`.trimEnd() : ''
+    const value = flag.value ? ` ${takes(flag.value)} ${actionOf(bin, flag.value)}`.trimEnd() : ''
     return `${at} ${names.join(' ')}${value} -d ${quote(flag.description)}`
   })
   // Arguments are offered by kind; fish does not count them.
   const kinds = model.args.filter((kind) => kind.kind !== 'other')
   return [...flags, ...kinds.map((kind) => `${at} ${actionOf(bin, kind)}`)]
+}
+
+/** A flag that takes a value: any file, or nothing but what is offered. */
+function takes(kind: ValueKind): string {
+  return kind.kind === 'file' ? '-r' : '-x'
 }
 
 function actionOf(bin: string, kind: ValueKind): string {

@@ -41,19 +41,19 @@ function modelOfOne(command: Command.Loadable): CommandModel {
   return {
     words: command.id.split(':'),
     summary: firstSentence(command.summary ?? command.description ?? ''),
-    flags: Object.values(command.flags)
-      .filter((flag) => !flag.hidden)
-      .flatMap((flag) => flagModels(flag)),
-    args: Object.values(command.args).map((arg) => argKind(command.id, arg)),
+    flags: Object.entries(command.flags)
+      .filter(([, flag]) => !flag.hidden)
+      .flatMap(([name, flag]) => flagModels(name, flag)),
+    args: Object.entries(command.args).map(([name, arg]) => argKind(command.id, name, arg)),
   }
 }
 
-function flagModels(flag: Command.Flag.Any): FlagModel[] {
-  const names = [`--${flag.name}`, ...(flag.char === undefined ? [] : [`-${flag.char}`])]
+function flagModels(name: string, flag: Command.Flag.Any): FlagModel[] {
+  const names = [`--${name}`, ...(flag.char === undefined ? [] : [`-${flag.char}`])]
   const description = firstSentence(flag.summary ?? flag.description ?? '')
   if (flag.type === 'option') return [{names, description, value: flagKind(flag)}]
   const plain: FlagModel = {names, description}
-  return flag.allowNo ? [plain, {names: [`--no-${flag.name}`], description}] : [plain]
+  return flag.allowNo ? [plain, {names: [`--no-${name}`], description}] : [plain]
 }
 
 function flagKind(flag: {options?: readonly string[]; helpValue?: string | string[]}): ValueKind {
@@ -61,11 +61,11 @@ function flagKind(flag: {options?: readonly string[]; helpValue?: string | strin
   return flag.helpValue === '<path>' ? {kind: 'file'} : {kind: 'other'}
 }
 
-function argKind(commandId: string, arg: Command.Arg.Any): ValueKind {
+function argKind(commandId: string, name: string, arg: Command.Arg.Any): ValueKind {
   if (arg.options) return {kind: 'choice', choices: arg.options}
   // The name that fetch takes is a new one.
-  if (arg.name === 'name' && commandId !== 'fetch') return {kind: 'image'}
-  if (arg.name === 'id' && commandId.startsWith('runs:')) return {kind: 'run'}
+  if (name === 'name' && commandId !== 'fetch') return {kind: 'image'}
+  if (name === 'id' && commandId.startsWith('runs:')) return {kind: 'run'}
   return {kind: 'other'}
 }
 

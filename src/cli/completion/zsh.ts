@@ -65,10 +65,12 @@ function actionOf(bin: string, kind: ValueKind): string {
     case 'file':
       return '_files'
     case 'image':
-      return `_${bin}_names list`
+      // The space keeps _arguments from adding words of its own.
+      return ` _${bin}_names list`
     case 'run':
-      return `_${bin}_names runs list`
+      return ` _${bin}_names runs list`
     case 'other':
-      return ' '
+      // Nothing to offer. A message instead would keep zsh from completing the flag that is typed.
+      return '()'
   }
 }
