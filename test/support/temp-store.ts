@@ -26,11 +26,11 @@ export type TempStore = {
   settings: Settings
   origins: SettingOrigins
   /** Another store object on the same directory, as another process would have; closed at the end. */
-  reopen(options?: {
+  reopen: (options?: {
     flags?: Flags
     role?: OpenStoreOptions['role']
     access?: 'read' | 'write'
-  }): Promise<Store>
+  }) => Promise<Store>
 }
 
 export type TempStoreOptions = {
