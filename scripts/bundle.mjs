@@ -66,12 +66,11 @@ const keepPlaces = {
     onLoad({filter: /\/dist\/(src|migrations)\/.*\.js$/}, async ({path}) => {
       const text = await readFile(path, 'utf8')
       if (!text.includes('import.meta')) return undefined
-      const file = `(__dirname + '/../${relative(dist, path)}')`
-      const dir = `(__dirname + '/../${relative(dist, dirname(path))}')`
+      const file = `$place('${relative(dist, path)}')`
       const contents = text
-        .replaceAll(/\bimport\.meta\.url\b/g, `require('node:url').pathToFileURL${file}.href`)
-        .replaceAll(/\bimport\.meta\.filename\b/g, `require('node:path').resolve${file}`)
-        .replaceAll(/\bimport\.meta\.dirname\b/g, `require('node:path').resolve${dir}`)
+        .replaceAll(/\bimport\.meta\.url\b/g, `$url.pathToFileURL(${file}).href`)
+        .replaceAll(/\bimport\.meta\.filename\b/g, file)
+        .replaceAll(/\bimport\.meta\.dirname\b/g, `$place('${relative(dist, dirname(path))}')`)
       return {contents, loader: 'js'}
     })
   },
@@ -109,6 +108,10 @@ const {outputFiles} = await build({
   stdin: {contents: main, resolveDir: root, sourcefile: 'main.cjs'},
   outfile: resolve(dist, 'bundle/main.cjs'),
   bundle: true,
+  // For keep-places.
+  banner: {
+    js: "const $url = require('node:url'), $place = (path) => require('node:path').join(__dirname, '..', path)",
+  },
   format: 'cjs',
   platform: 'node',
   target: 'node24',
