@@ -64,7 +64,7 @@ export interface Journal<S extends string, G extends string, P> {
   hold(claim: Claim<S, G>, record: StepRecord<S>, at: S, error: ErrorJson): Promise<RunEvent>
   /** Ends a run whose subject is at its goal already. */
   finish(claim: Claim<S, G>): Promise<void>
-  /** Gives the claim back at once, for any other owner. */
+  /** Gives the claim back at once, for any other owner; of a lost one says that this owner works on it no more. */
   release(claim: Claim<S, G>): Promise<void>
   /** When the next waiting run is due, or undefined when nothing is open that this node could work on. */
   nextDueAt(): Promise<number | undefined>

@@ -10,7 +10,14 @@ import {addEvent, type NewEvent} from './events.ts'
 import {removePlacement, updatePlacement, type PlacementPatch} from './images.ts'
 import type {Database} from './open.ts'
 import {toJson} from './query.ts'
-import {hasCanceledOwner, leaseRun, nextClaimable, nextDueAt, updateClaimed} from './runs.ts'
+import {
+  hasCanceledPeer,
+  leaseRun,
+  letGoOfCanceled,
+  nextClaimable,
+  nextDueAt,
+  updateClaimed,
+} from './runs.ts'
 import type {DB} from './schema.ts'
 
 export type ImagePatch = Pick<PlacementPatch, 'treeId' | 'entries' | 'treeBytes'>
@@ -55,7 +62,7 @@ class SqlJournal implements ImageJournal {
       const isTakeover =
         found.status === 'running' ||
         found.is_takeover === 1 ||
-        (await hasCanceledOwner(trx, found.id))
+        (await hasCanceledPeer(trx, found.id))
       const epoch = found.epoch + 1
       const lease = {owner: request.owner, epoch, expiresAt: now + request.leaseMs, isTakeover, now}
       await leaseRun(trx, found.id, lease)
@@ -213,7 +220,7 @@ class SqlJournal implements ImageJournal {
       lease_expires_at: null,
       due_at: this.#clock.now(),
     }
-    await updateClaimed(this.#db, claim, freed)
+    if (!(await updateClaimed(this.#db, claim, freed))) await letGoOfCanceled(this.#db, claim)
     failpoint('journal.released')
   }
 

@@ -135,21 +135,40 @@ export async function listRuns(
   return (await query.orderBy(newestFirst, 'desc').limit(filter.limit).execute()).map(toSummary)
 }
 
-/** Ends an open run without result; its owner, if any, finds its lease lost. It stays named: it may be at work yet. */
+/**
+ * Ends an open run without result; its owner, if any, finds its lease lost. Until that owner has let go, the run is
+ * marked as one that somebody may still be at work on.
+ */
 export async function cancelRun(q: Query, id: RunId, now: number): Promise<void> {
   await q
     .updateTable('runs')
-    .set({status: 'canceled', lease_expires_at: null, finished_at: now})
+    .set({
+      status: 'canceled',
+      owner: null,
+      lease_expires_at: null,
+      finished_at: now,
+      is_takeover: sql<0 | 1>`status = 'running'`,
+    })
     .where('id', '=', id)
     .where('status', 'in', open)
     .execute()
 }
 
-/** Whether an owner that lives had a run with the digest of this one canceled: it may still be writing that blob. */
-export async function hasCanceledOwner(q: Query, id: RunId): Promise<boolean> {
+/** The owner of a canceled run has noticed, and works on it no more. */
+export async function letGoOfCanceled(q: Query, claim: {run: RunId; epoch: number}): Promise<void> {
+  await q
+    .updateTable('runs')
+    .set({is_takeover: 0})
+    .where('id', '=', claim.run)
+    .where('epoch', '=', claim.epoch)
+    .where('status', '=', 'canceled')
+    .execute()
+}
+
+/** Whether somebody may still be at work on a canceled run with the digest of this one, and write that blob. */
+export async function hasCanceledPeer(q: Query, id: RunId): Promise<boolean> {
   const row = await q
     .selectFrom('runs as canceled')
-    .innerJoin('owners', 'owners.id', 'canceled.owner')
     .innerJoin('runs as run', (join) =>
       join
         .onRef('run.digest', '=', 'canceled.digest')
@@ -157,6 +176,7 @@ export async function hasCanceledOwner(q: Query, id: RunId): Promise<boolean> {
         .on('run.id', '=', id),
     )
     .where('canceled.status', '=', 'canceled')
+    .where('canceled.is_takeover', '=', 1)
     .select('canceled.id')
     .executeTakeFirst()
   return row !== undefined

@@ -124,6 +124,7 @@ async function claimAll<S extends string, G extends string, K extends string, P>
     if (!claim) return
     const lost = new AbortController()
     const ended = runClaim(deps, claim, {stop: options.signal, lost: lost.signal})
+      .then((outcome) => letGo(deps, claim, outcome))
       .catch((error: unknown): RunOutcome => {
         deps.log.error({run_id: claim.run, image: claim.name, error}, 'run stopped by an error')
         return 'lost'
@@ -136,6 +137,18 @@ async function claimAll<S extends string, G extends string, K extends string, P>
       })
     active.set(claim.run, {claim, lost, ended})
   }
+}
+
+/** Says of a lost run that nobody here is at work on it any more. */
+async function letGo<S extends string, G extends string, K extends string, P>(
+  deps: LoopDeps<S, G, K, P>,
+  claim: Claim<S, G>,
+  outcome: RunOutcome,
+): Promise<RunOutcome> {
+  if (outcome !== 'lost') return outcome
+  await deps.journal.release(claim)
+  deps.log.info({run_id: claim.run, image: claim.name}, 'let go of a lost run')
+  return outcome
 }
 
 /** A journal that is busy for long is no reason to end: it is asked again a poll later. */
