@@ -1,3 +1,5 @@
+import {once} from 'node:events'
+import {createServer, type AddressInfo} from 'node:net'
 import {expect} from 'chai'
 import type {ImgstoreError} from '../../../src/core/errors.ts'
 import {MiB} from '../../../src/core/limits.ts'
@@ -157,6 +159,47 @@ describe('the http source', () => {
         expect(chunked.totalBytes).to.equal(undefined)
       })
     }
+  })
+
+  it('reads a large body of known length into buffers of its own, and stops at its length', async () => {
+    const bytes = randomContent(5 * MiB)
+    const server = createServer((socket) => {
+      socket.on('error', () => undefined)
+      socket.once('data', () => {
+        socket.write(`HTTP/1.1 200 OK\r\nContent-Length: ${bytes.length}\r\n\r\n`)
+        socket.write(bytes)
+        socket.write(randomContent(3 * MiB))
+      })
+    })
+    server.listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    try {
+      const {port} = server.address() as AddressInfo
+      const source = await openSource(`http://127.0.0.1:${port}/`, sourceOptions())
+      const opened = await source.open({startByte: 0, signal})
+      const copies: Buffer[] = []
+      let largeBuffers = 0
+      for await (const batch of opened.body) {
+        largeBuffers += batch.filter((chunk) => chunk.buffer.byteLength === MiB).length
+        copies.push(Buffer.concat(batch))
+      }
+      expect(Buffer.concat(copies).equals(bytes)).to.equal(true)
+      expect(largeBuffers, 'the short way was taken').to.be.greaterThan(2)
+    } finally {
+      server.close()
+      await once(server, 'close')
+    }
+  })
+
+  it('keeps several downloads at once apart', async () => {
+    const all = [3, 4, 5, 6].map((mebibytes) => randomContent(mebibytes * MiB))
+    await Promise.all(
+      all.map((bytes) =>
+        withFakeSource(bytes, async (peer) => {
+          expect((await ask(peer, {kind: 'honest'})).bytes.equals(bytes)).to.equal(true)
+        }),
+      ),
+    )
   })
 
   it('gives every byte right when the reader is slower than the server', async () => {
