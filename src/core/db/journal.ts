@@ -10,14 +10,7 @@ import {addEvent, type NewEvent} from './events.ts'
 import {removePlacement, updatePlacement, type PlacementPatch} from './images.ts'
 import type {Database} from './open.ts'
 import {toJson} from './query.ts'
-import {
-  hasCanceledPeer,
-  leaseRun,
-  letGoOfCanceled,
-  nextClaimable,
-  nextDueAt,
-  updateClaimed,
-} from './runs.ts'
+import {leaseRun, letGoOfCanceled, nextClaimable, nextDueAt, updateClaimed} from './runs.ts'
 import type {DB} from './schema.ts'
 
 export type ImagePatch = Pick<PlacementPatch, 'treeId' | 'entries' | 'treeBytes'>
@@ -59,10 +52,7 @@ class SqlJournal implements ImageJournal {
       const found = await nextClaimable(trx, {...look, now})
       if (!found) return undefined
       // Stays so until a step is done, whoever held the run in between: the former owner may still be at it.
-      const isTakeover =
-        found.status === 'running' ||
-        found.is_takeover === 1 ||
-        (await hasCanceledPeer(trx, found.id))
+      const isTakeover = found.status === 'running' || found.is_takeover === 1
       const epoch = found.epoch + 1
       const lease = {owner: request.owner, epoch, expiresAt: now + request.leaseMs, isTakeover, now}
       await leaseRun(trx, found.id, lease)

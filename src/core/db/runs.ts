@@ -165,19 +165,22 @@ export async function letGoOfCanceled(q: Query, claim: {run: RunId; epoch: numbe
     .execute()
 }
 
-/** Whether somebody may still be at work on a canceled run with the digest of this one, and write that blob. */
-export async function hasCanceledPeer(q: Query, id: RunId): Promise<boolean> {
+/**
+ * Whether an owner of another run with the same digest may still be writing that blob: it was canceled and has not
+ * let go yet, or slept past its lease.
+ */
+export async function mayHaveOtherWriter(
+  q: Query,
+  run: {id: RunId; node: NodeId; digest: Digest},
+): Promise<boolean> {
   const row = await q
-    .selectFrom('runs as canceled')
-    .innerJoin('runs as run', (join) =>
-      join
-        .onRef('run.digest', '=', 'canceled.digest')
-        .onRef('run.node', '=', 'canceled.node')
-        .on('run.id', '=', id),
-    )
-    .where('canceled.status', '=', 'canceled')
-    .where('canceled.is_takeover', '=', 1)
-    .select('canceled.id')
+    .selectFrom('runs')
+    .where('node', '=', run.node)
+    .where('digest', '=', run.digest)
+    .where('id', '!=', run.id)
+    .where((eb) => eb.or([eb('status', '=', 'running'), eb('is_takeover', '=', 1)]))
+    .select('id')
+    .limit(1)
     .executeTakeFirst()
   return row !== undefined
 }

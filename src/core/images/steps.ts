@@ -3,7 +3,7 @@ import {mkdirSync} from 'node:fs'
 import {getBlob, putBlob} from '../db/blobs.ts'
 import {getPlacedById, type PlacedImage} from '../db/images.ts'
 import type {ImageClaim, ImagePatch} from '../db/journal.ts'
-import {listRuns} from '../db/runs.ts'
+import {listRuns, mayHaveOtherWriter} from '../db/runs.ts'
 import {fail, fromSystemError} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
 import type {Goal, ImageState} from '../image.ts'
@@ -85,6 +85,8 @@ async function download(
   if (cached !== undefined)
     return {detail: {is_cached: true, size_bytes: cached, downloaded_bytes: 0}}
   const settings = images.settings()
+  const {claim} = context
+  const run = {id: claim.run, node: claim.node, digest: image.digest}
   const partBefore = (await blobs.statPart(image.digest))?.sizeBytes ?? 0
   try {
     const result = await downloadBlob({
@@ -92,7 +94,7 @@ async function download(
       blobs,
       digest: image.digest,
       url: image.url,
-      isTakeover: context.isTakeover,
+      isTakeover: context.isTakeover || (await mayHaveOtherWriter(database.db, run)),
       signal: context.signal,
       maxBlobBytes: settings.maxBlobBytes,
       onProgress: (p) => context.progress(p.receivedBytes, p.totalBytes),
