@@ -26,80 +26,110 @@ type Command = {
   args: Record<string, Arg>
   flags: Record<string, Flag>
   examples?: Example[]
-  strict?: boolean
+  usage?: string | string[]
 }
 export type Manifest = {commands: Record<string, Command>}
 
-/** All commands by name: usage, arguments, flags, examples. Flags that every command has stand once, at the end. */
+/** Flags that several commands have alike, told once: those of every command, and groups that help shows together. */
+type Shared = {title: string; flags: Flag[]}
+
+/** All commands by name: usage, arguments, flags, examples. */
 export function renderCommands(manifest: Manifest): string {
   const commands = Object.values(manifest.commands)
     .filter((command) => !command.hidden)
     .sort((a, b) => (a.id < b.id ? -1 : 1))
-  const common = commonFlags(commands)
-  const list = commands.map((command) => {
-    const name = spaced(command.id)
-    return `- [\`imgstore ${name}\`](#imgstore-${name.replaceAll(' ', '-')}): ${firstLine(command)}\n`
-  })
+  const shared = sharedFlags(commands)
+  const list = commands.map(
+    (command) => `- ${link(`imgstore ${spaced(command.id)}`, true)}: ${firstLine(command)}\n`,
+  )
+  const groups = shared.map(({title, flags}) => `## ${title}\n\n${flags.map(renderFlag).join('')}`)
   return `# Commands
 
 ${list.join('')}
-${commands.map((command) => renderCommand(command, common)).join('\n')}
-## Flags of every command
-
-${[...common.values()].map(renderFlag).join('')}
+${commands.map((command) => renderCommand(command, shared)).join('\n')}
+${groups.join('\n')}
 Exit codes: [errors.md](errors.md). Settings behind the flags: [settings.md](settings.md).
 `
 }
 
-function commonFlags(commands: Command[]): Map<string, Flag> {
-  const [first, ...rest] = commands
-  if (!first) return new Map()
-  const isCommon = (flag: Flag): boolean =>
-    !flag.hidden && rest.every((command) => flagText(command.flags[flag.name]) === flagText(flag))
-  return new Map(
-    Object.values(first.flags)
-      .filter(isCommon)
-      .map((flag) => [flag.name, flag]),
+function sharedFlags(commands: Command[]): Shared[] {
+  const [first] = commands
+  if (!first) return []
+  const isEverywhere = (flag: Flag): boolean =>
+    commands.every((command) => flagText(command.flags[flag.name]) === renderFlag(flag))
+  const common = Object.values(first.flags).filter((flag) => !flag.hidden && isEverywhere(flag))
+  const groups = new Set(
+    commands.flatMap((command) => Object.values(command.flags).map((flag) => flag.helpGroup)),
   )
+  const shared = [...groups]
+    .filter((group) => group !== undefined && group !== 'GLOBAL')
+    .map((group) => ({group, users: commands.filter((c) => groupFlags(c, group).length > 0)}))
+    .filter(({group, users}) => {
+      const texts = users.map((user) => groupFlags(user, group).map(renderFlag).join(''))
+      return users.length > 1 && new Set(texts).size === 1
+    })
+    .map(({group = '', users}) => ({
+      title: `Flags for ${group.toLowerCase()}`,
+      flags: groupFlags(users[0], group),
+    }))
+  return [...shared, {title: 'Flags of every command', flags: common}]
+}
+
+function groupFlags(command: Command | undefined, group: string | undefined): Flag[] {
+  return Object.values(command?.flags ?? {}).filter((f) => f.helpGroup === group && !f.hidden)
 }
 
 function flagText(flag: Flag | undefined): string {
   return flag ? renderFlag(flag) : ''
 }
 
-function renderCommand(command: Command, common: Map<string, Flag>): string {
+function renderCommand(command: Command, shared: Shared[]): string {
   const args = Object.values(command.args).filter((arg) => !arg.hidden)
-  const flags = Object.values(command.flags).filter(
-    (flag) => !flag.hidden && !common.has(flag.name),
-  )
-  const usage = [
-    'imgstore',
-    spaced(command.id),
-    ...args.map((arg) => (arg.required ? arg.name.toUpperCase() : `[${arg.name.toUpperCase()}]`)),
-    flags.length > 0 || common.size > 0 ? '[flags]' : '',
-  ]
+  const has = (flag: Flag): boolean => flagText(command.flags[flag.name]) === renderFlag(flag)
+  const groups = shared.filter(({flags}) => flags.every(has))
+  const told = new Set(groups.flatMap(({flags}) => flags.map((flag) => flag.name)))
+  const flags = Object.values(command.flags).filter((f) => !f.hidden && !told.has(f.name))
   const parts = [
     `## imgstore ${spaced(command.id)}\n`,
     `${describe(command)}\n`,
-    `\`\`\`\n${usage.filter(Boolean).join(' ')}\n\`\`\`\n`,
+    `\`\`\`\n${usageOf(command, args)}\n\`\`\`\n`,
   ]
-  if (args.length > 0)
-    parts.push(
-      args.map((arg) => `- \`${arg.name.toUpperCase()}\`: ${arg.description ?? ''}\n`).join(''),
-    )
-  if (flags.length > 0) parts.push(flags.map(renderFlag).join(''))
+  const lines = [
+    ...args.map((arg) => `- \`${arg.name.toUpperCase()}\`: ${arg.description ?? ''}\n`),
+    ...flags.map(renderFlag),
+    ...groups.slice(0, -1).map(({title}) => `- ${link(title)}\n`),
+  ]
+  if (lines.length > 0) parts.push(lines.join(''))
+  if (command.aliases?.length)
+    parts.push(`Also: ${command.aliases.map((id) => `\`imgstore ${spaced(id)}\``).join(', ')}\n`)
   if (command.examples?.length) {
-    const lines = command.examples.map((example) => renderExample(example, command))
-    parts.push(`\`\`\`sh\n${lines.join('\n')}\n\`\`\`\n`)
+    const examples = command.examples.map((example) => renderExample(example, command))
+    parts.push(`\`\`\`sh\n${examples.join('\n')}\n\`\`\`\n`)
   }
   return parts.join('\n')
+}
+
+function usageOf(command: Command, args: Arg[]): string {
+  const own = Array.isArray(command.usage) ? command.usage : [command.usage]
+  if (own[0] !== undefined) return own.map((line) => `imgstore ${line ?? ''}`).join('\n')
+  const words = args.map((arg) => (arg.required ? `<${arg.name}>` : `[${arg.name}]`))
+  return ['imgstore', spaced(command.id), ...words, '[flags]'].join(' ')
+}
+
+/** A link to a heading of this page, by the name that Markdown viewers give it. */
+function link(title: string, isCode = false): string {
+  const anchor = title
+    .toLowerCase()
+    .replaceAll(/[^\w -]/g, '')
+    .replaceAll(' ', '-')
+  return `[${isCode ? `\`${title}\`` : title}](#${anchor})`
 }
 
 function renderFlag(flag: Flag): string {
   const names = [flag.char ? `-${flag.char}` : '', `--${flag.allowNo ? '[no-]' : ''}${flag.name}`]
   const value =
     flag.type === 'option'
-      ? ` ${(flag.helpValue ?? flag.options?.join('|') ?? flag.name.toUpperCase()).replaceAll(/^<|>$/g, '')}`
+      ? ` ${flag.helpValue ?? flag.options?.join('|') ?? `<${flag.name}>`}`
       : ''
   const extra = [
     flag.required ? 'required' : '',
