@@ -139,7 +139,8 @@ export abstract class BaseCommand extends Command {
   }
 
   protected override toErrorJson(error: unknown): unknown {
-    return {error: toJson(errorToJson(asReported(error)))}
+    const reported = asReported(error)
+    return {error: toJson({...errorToJson(reported), hint: hintFor(reported)})}
   }
 
   /** Reports a failure: words for a person or JSON, the exit code of its row, and never a stack but for bugs. */
@@ -189,8 +190,8 @@ function exit(code: number): Error {
   return Object.assign(new Errors.ExitError(code), {skipOclifErrorHandling: true})
 }
 
-function isExit(error: Error): boolean {
-  return 'code' in error && error.code === 'EEXIT'
+function isExit(error: unknown): boolean {
+  return error instanceof Error && 'code' in error && error.code === 'EEXIT'
 }
 
 /** Any thrown value as a row of the error table; oclif's complaints about the command line are wrong usage. */

@@ -59,7 +59,12 @@ export abstract class SettlingCommand extends BaseCommand {
     this.isFollowing = true
     const isTerminal = process.stdout.isTTY
     const view = await openProgress({
-      mode: progressMode({isJson: this.jsonEnabled(), isQuiet, isTerminal}),
+      mode: progressMode({
+        isJson: this.jsonEnabled(),
+        // An image without work under way has nothing to show; its state is printed at the end.
+        isQuiet: isQuiet || !hasOpenRun(status),
+        isTerminal,
+      }),
       stream: process.stdout,
       clock: systemClock,
       status,
@@ -97,4 +102,8 @@ export abstract class SettlingCommand extends BaseCommand {
     if (!this.jsonEnabled()) this.printError({...error, hint})
     return {...status, outcome, error: {...error, hint}}
   }
+}
+
+function hasOpenRun(status: ImageStatus): boolean {
+  return status.run !== undefined && ['pending', 'running', 'waiting'].includes(status.run.status)
 }
