@@ -34,8 +34,8 @@ export function remarkOf(status: ImageStatus, now: number): string {
   if (status.run?.status === 'waiting' && status.run.error)
     return `next try ${inTime(status.run.dueAt, now)}: ${printable(status.run.error.message)}`
   if (status.state === 'ACTIVE') return status.mountPoint ? printable(status.mountPoint) : ''
-  if (status.run?.progress) return progressText(status.run.progress, {})
   if (status.run?.status === 'pending' && status.goal !== status.state) return 'waits for a worker'
+  if (status.run?.progress) return progressText(status.run.progress, {})
   return ''
 }
 

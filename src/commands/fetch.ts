@@ -85,8 +85,9 @@ Exit codes: 0 done, 2 wrong usage, 11 name taken, 12 wrong checksum, 13 source o
         ...(flags.replace ? {signal: this.signal} : {}),
         ...unpackWishes(settings, origins, (origin) => origin !== 'default'),
       })
-      if (!flags.quiet)
-        this.print(outcome === 'unchanged' ? headline(status) : `Enqueued image ${status.name}`)
+      if (outcome !== 'unchanged') {
+        if (!flags.quiet) this.print(`Enqueued image ${status.name}`)
+      } else if (!flags.wait && !flags.quiet) this.print(headline(status))
       if (!flags.wait && outcome !== 'unchanged')
         await this.tellHowToGoOn(store, status.name, flags.quiet)
       return this.settle(store, status, flags, outcome)
