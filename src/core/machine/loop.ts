@@ -192,27 +192,30 @@ function keepLeases<S extends string, G extends string, K extends string, P>(
   active: Map<RunId, Active<S, G>>,
 ): {stop(): Promise<void>} {
   const everyMs = Math.max(50, Math.floor(deps.settings().leaseMs / 3))
-  const beat = async (): Promise<void> => {
-    try {
-      await deps.heartbeat()
-      const claims = [...active.values()].map((entry) => entry.claim)
-      if (claims.length === 0) return
-      for (const run of await deps.journal.renew(claims, deps.settings().leaseMs)) {
-        active.get(run)?.lost.abort()
-      }
-    } catch (error) {
-      deps.log.warn({error}, 'renewing leases failed')
-    }
+  const renew = async (): Promise<void> => {
+    const entries = [...active.values()]
+    if (entries.length === 0) return
+    const claims = entries.map(({claim}) => claim)
+    const lost = await deps.journal.renew(claims, deps.settings().leaseMs)
+    // Of these entries only: the loop may have claimed a run again that had ended meanwhile.
+    for (const entry of entries) if (lost.includes(entry.claim.run)) entry.lost.abort()
   }
-  let last = Promise.resolve()
-  const timer = setInterval(() => {
-    last = last.then(beat)
-  }, everyMs)
+  const warn = (error: unknown): void => deps.log.warn({error}, 'renewing leases failed')
+  const over = new AbortController()
+  const beating = (async () => {
+    for (;;) {
+      await deps.clock.sleep(everyMs, over.signal)
+      if (over.signal.aborted) return
+      // The leases first, and whatever becomes of the heartbeat.
+      await renew().catch(warn)
+      await deps.heartbeat().catch(warn)
+    }
+  })()
   return {
     stop: async () => {
-      clearInterval(timer)
+      over.abort()
       // A beat that came after the owner had left would enter it again.
-      await last
+      await beating
     },
   }
 }
