@@ -1,0 +1,375 @@
+/** For each place in the sources where the program may be made to die: die there, go on, and see nothing lost or doubled. */
+import {spawn} from 'node:child_process'
+import {once} from 'node:events'
+import {mkdirSync, readFileSync, readdirSync, writeFileSync} from 'node:fs'
+import {join} from 'node:path'
+import {expect} from 'chai'
+import {imageSteps} from '../../src/core/images/lifecycle.ts'
+import {useServers, type BlobServer} from '../support/blob-server.ts'
+import {makeImage, readTree, type Image} from '../support/image-maker.ts'
+import {until, useScenes, type Ran, type Scene} from '../support/program.ts'
+import {requires} from '../support/requires.ts'
+import {eventsOf, expectSoundStore, imagesOf, mountsOf, runsOf} from '../support/store-check.ts'
+
+/** Every failpoint of the sources; the journal has one for each step of an image. */
+function failpointsOfSources(): string[] {
+  const names = new Set<string>()
+  for (const file of readdirSync('src', {recursive: true, encoding: 'utf8'})) {
+    if (!file.endsWith('.ts') || file === 'core/failpoint.ts') continue
+    for (const [, name = ''] of readFileSync(join('src', file), 'utf8').matchAll(
+      /\bfailpoint\(\s*['"`]([^'"`]+)['"`]/g,
+    )) {
+      if (name === 'journal.${record.step}')
+        for (const step of imageSteps) names.add(`journal.${step}`)
+      else names.add(name)
+    }
+  }
+  return [...names].sort()
+}
+
+type Stage = {scene: Scene; server: BlobServer; image: Image; url: string}
+
+type Case = {
+  title: string
+  arrange?: (stage: Stage) => Promise<void>
+  /** What dies: a command of the program, or something longer. */
+  act?: string[] | ((stage: Stage, env: Record<string, string>) => Promise<Ran>)
+  /** What goes on from there, and what it exits with. */
+  again?: string[] | ((stage: Stage) => Promise<void>)
+  code?: number
+  /** The images at the end and their states. */
+  end?: Record<string, string>
+}
+
+const work = ['worker', '--once']
+const fetchArgs = ({url, image}: Stage, ...more: string[]): string[] => [
+  'fetch',
+  'one',
+  url,
+  image.digest,
+  ...more,
+]
+const enqueue = async (stage: Stage): Promise<void> => {
+  await stage.scene.ok(fetchArgs(stage))
+}
+const activate = async (stage: Stage): Promise<void> => {
+  await stage.scene.ok(fetchArgs(stage, '--wait'))
+}
+const served =
+  (answer: Parameters<BlobServer['put']>[2]) =>
+  async (stage: Stage): Promise<void> => {
+    stage.server.put('/one.tar', stage.image.bytes, answer)
+    await enqueue(stage)
+  }
+
+/** A worker that holds a run whose lease has run out, and may still be alive. */
+async function stoppedInDownload(stage: Stage): Promise<void> {
+  const {scene, server, image} = stage
+  server.put('/one.tar', image.bytes, (nth) =>
+    nth === 0 ? {stallAfterBytes: image.bytes.length / 2} : {},
+  )
+  await enqueue(stage)
+  const sleeper = scene.start(['worker'])
+  await until('half of the download', () => server.sentBytes('/one.tar') > 0)
+  await until('a part', () =>
+    readdirSync(join(scene.store, 'blobs')).some((n) => n.endsWith('.tmp')),
+  )
+  sleeper.kill('SIGSTOP')
+}
+
+function damageBlob({scene, image}: Stage): void {
+  const path = join(scene.store, 'blobs', `${image.digest}.tar`)
+  const bytes = readFileSync(path)
+  bytes[700] = (bytes[700] ?? 0) ^ 1
+  writeFileSync(path, bytes)
+}
+
+/** Places on the straight way from a URL to a mounted tree, where a worker dies. */
+const straight = [
+  'journal.claimed',
+  'journal.begin',
+  'blobs.part_opened',
+  'blobs.note_saved',
+  'blobs.synced',
+  'blobs.renamed',
+  'blobs.durable',
+  'images.downloaded',
+  'journal.download',
+  'journal.begin_unpack',
+  'images.unpacked',
+  'images.noted',
+  'journal.unpack',
+  'images.published',
+  'journal.publish',
+  'journal.prepare',
+  'images.mounted',
+  'journal.mount',
+]
+
+/** Those where a command that works by itself dies, too. */
+const alone = [
+  'journal.claimed',
+  'blobs.note_saved',
+  'blobs.renamed',
+  'images.unpacked',
+  'images.published',
+  'images.mounted',
+  'journal.mount',
+]
+
+const one = (title: string, rest: Omit<Case, 'title'>): Case[] => [{title, ...rest}]
+
+const cases: Record<string, Case[]> = {
+  ...Object.fromEntries(
+    straight.map((name) => [
+      name,
+      [
+        {title: 'a worker that fetches', arrange: enqueue},
+        ...(alone.includes(name)
+          ? [{title: 'a command that fetches', act: ['fetch'], again: ['fetch']}]
+          : []),
+      ],
+    ]),
+  ),
+  'images.registered': one('a command that fetches', {act: ['fetch'], again: ['fetch']}),
+  'images.asked': [
+    {title: 'deactivating', arrange: activate, act: ['deactivate', 'one'], end: {one: 'STORED'}},
+    {
+      title: 'activating',
+      arrange: async (stage) => {
+        await activate(stage)
+        await stage.scene.ok(['deactivate', 'one'])
+      },
+      act: ['activate', 'one'],
+    },
+    {title: 'removing', arrange: activate, act: ['remove', 'one'], end: {}},
+    {
+      title: 'a retry after FAILED',
+      arrange: async (stage) => {
+        await served((nth) => (nth === 0 ? {status: 404} : {}))(stage)
+        expect((await stage.scene.run(work)).code).to.equal(3)
+      },
+      act: ['retry', 'one'],
+    },
+  ],
+  'images.unmounted': one('deactivating', {
+    arrange: activate,
+    act: ['deactivate', 'one'],
+    end: {one: 'STORED'},
+  }),
+  'journal.unmount': [
+    {title: 'deactivating', arrange: activate, act: ['deactivate', 'one'], end: {one: 'STORED'}},
+    {title: 'removing', arrange: activate, act: ['remove', 'one'], end: {}},
+  ],
+  'images.retired': [
+    {title: 'removing', arrange: activate, act: ['remove', 'one'], end: {}},
+    {
+      title: 'replacing',
+      arrange: async (stage) => {
+        await activate(stage)
+        const other = makeImage(99)
+        stage.url = stage.server.put('/two.tar', other.bytes)
+        stage.image = other
+      },
+      act: ['fetch', '--replace'],
+      again: ['fetch', '--replace'],
+    },
+  ],
+  'journal.erase': one('removing', {arrange: activate, act: ['remove', 'one'], end: {}}),
+  'images.mended': one('finding a mount gone', {
+    arrange: async (stage) => {
+      await activate(stage)
+      const umount = spawn('umount', [join(stage.scene.store, 'active/one')])
+      await once(umount, 'exit')
+      expect(mountsOf(stage.scene)).to.deep.equal([])
+    },
+  }),
+  'images.cleared': one('failing for a wrong checksum', {
+    arrange: served({body: makeImage(7).bytes}),
+    code: 3,
+    end: {one: 'FAILED'},
+  }),
+  'journal.failed': one('failing for want of the file', {
+    arrange: served({status: 404}),
+    end: {one: 'FAILED'},
+  }),
+  'journal.waited': one('waiting to resume a cut download', {
+    arrange: served((nth) => (nth === 0 ? {cutAfterBytes: 30_000} : {})),
+  }),
+  'journal.released': one('stopping in the middle of a download', {
+    arrange: served((nth) => (nth === 0 ? {stallAfterBytes: 30_000} : {})),
+    act: async ({scene, server}, env) => {
+      const worker = scene.start(['worker'], {env})
+      await until('the download', () => server.sentBytes('/one.tar') > 0)
+      worker.kill('SIGTERM')
+      return await worker.exited
+    },
+  }),
+  'journal.held': one('finding the mount in use', {
+    arrange: activate,
+    act: async ({scene}, env) => {
+      const user = scene.start(['60'], {command: 'sleep', cwd: join(scene.store, 'active/one')})
+      const ran = await scene.run(['deactivate', 'one'], {env})
+      expect((await scene.run(['deactivate', 'one'])).code).to.equal(11)
+      user.kill('SIGKILL')
+      await user.exited
+      return ran
+    },
+    again: ['deactivate', 'one'],
+    end: {one: 'STORED'},
+  }),
+  'journal.finished': one('finding nothing to do', {
+    arrange: async (stage) => {
+      await stage.scene.ok(fetchArgs(stage, '--wait', '--no-activate'))
+      await stage.scene.ok(['activate', 'one', '--no-wait'])
+      await stage.scene.ok(['deactivate', 'one', '--no-wait'])
+    },
+    end: {one: 'STORED'},
+  }),
+  'blobs.part_copied': one('taking a download over', {
+    arrange: stoppedInDownload,
+    act: async ({scene}, env) => {
+      // The first is only stopped: its lease runs out, and what it has open must not be written to.
+      await until('the lease to run out', () =>
+        runsOf(scene).every(({status}) => status === 'running'),
+      )
+      return await scene.run(['worker'], {env})
+    },
+    again: ['worker', '--once'],
+  }),
+  'blobs.part_discarded': one('giving up bytes with the wrong digest', {
+    arrange: served({body: makeImage(7).bytes}),
+    code: 3,
+    end: {one: 'FAILED'},
+  }),
+  'blobs.quarantined': [
+    {
+      title: 'verifying a damaged blob',
+      arrange: async (stage) => {
+        await activate(stage)
+        damageBlob(stage)
+      },
+      act: ['verify'],
+      again: async ({scene, image, url}) => {
+        // The tree and its mount need the blob no more; a new fetch brings it back.
+        const report = await scene.run(['verify', '--json'])
+        expect(report.code).to.equal(12)
+        expect(JSON.parse(report.stdout)).to.deep.include({
+          missing: [{digest: image.digest, images: ['one']}],
+        })
+        await scene.ok(['fetch', 'two', url, image.digest, '--wait'])
+      },
+      end: {one: 'ACTIVE', two: 'ACTIVE'},
+    },
+    {
+      title: 'fetching what is there damaged, with --verify',
+      arrange: async (stage) => {
+        await activate(stage)
+        damageBlob(stage)
+        await stage.scene.ok(['fetch', 'two', stage.url, stage.image.digest, '--verify'])
+      },
+      end: {one: 'ACTIVE', two: 'ACTIVE'},
+    },
+  ],
+  'maintenance.blob_removed': [
+    {
+      title: 'removing the last image of a blob',
+      arrange: activate,
+      act: ['remove', 'one'],
+      end: {},
+    },
+    {
+      title: 'cleaning up',
+      arrange: async (stage) => {
+        await activate(stage)
+        writeFileSync(join(stage.scene.store, 'blobs', `${'a'.repeat(64)}.tar`), 'left over')
+      },
+      act: ['cleanup'],
+      again: ['cleanup'],
+    },
+  ],
+  'maintenance.item_removed': one('cleaning up', {
+    arrange: async (stage) => {
+      await activate(stage)
+      for (const dir of ['images/gone/rootfs/etc', 'overlays/gone/upper', 'active/gone'])
+        mkdirSync(join(stage.scene.store, dir), {recursive: true})
+      mkdirSync(join(stage.scene.store, 'staging/old-01J00000000000000000000000'), {
+        recursive: true,
+      })
+      writeFileSync(join(stage.scene.store, 'blobs', `${'b'.repeat(64)}.tar.tmp`), 'left over')
+    },
+    act: ['cleanup'],
+    again: ['cleanup'],
+  }),
+}
+
+describe('dying at every failpoint', function () {
+  requires('root')
+  const newScene = useScenes()
+  const newServer = useServers()
+
+  it('has a scenario for each failpoint of the sources, and none for another', () => {
+    const names = failpointsOfSources()
+    expect(names).to.have.length.greaterThan(30)
+    expect(Object.keys(cases).sort()).to.deep.equal(names)
+  })
+
+  for (const [name, scenarios] of Object.entries(cases)) {
+    for (const scenario of scenarios) {
+      it(`goes on after dying at ${name}: ${scenario.title}`, async () => {
+        const stage = await makeStage(newScene(), await newServer())
+        await scenario.arrange?.(stage)
+        const env = {IMGSTORE_FAILPOINT: name}
+        const ran = await act(stage, scenario.act ?? work, env)
+        expect(ran.signal, `it dies there: ${ran.stdout}${ran.stderr}`).to.equal('SIGKILL')
+        await goOn(stage, scenario)
+        await expectEnd(stage, scenario.end ?? {one: 'ACTIVE'})
+      })
+    }
+  }
+})
+
+async function makeStage(scene: Scene, server: BlobServer): Promise<Stage> {
+  Object.assign(scene.env, {
+    IMGSTORE_RETRY_WAIT: '30ms',
+    IMGSTORE_POLL: '20ms',
+    IMGSTORE_LEASE: '500ms',
+  })
+  const image = makeImage(1)
+  return await Promise.resolve({scene, server, image, url: server.put('/one.tar', image.bytes)})
+}
+
+async function act(
+  stage: Stage,
+  what: string[] | ((stage: Stage, env: Record<string, string>) => Promise<Ran>),
+  env: Record<string, string>,
+): Promise<Ran> {
+  if (typeof what === 'function') return await what(stage, env)
+  return await stage.scene.run(argsOf(stage, what), {env})
+}
+
+/** `fetch` stands for a fetch of the stage's image that waits. */
+function argsOf(stage: Stage, [command = '', ...rest]: string[]): string[] {
+  return command === 'fetch' ? fetchArgs(stage, '--wait', ...rest) : [command, ...rest]
+}
+
+async function goOn(stage: Stage, {again = work, code = 0}: Case): Promise<void> {
+  if (typeof again === 'function') {
+    await again(stage)
+    return
+  }
+  const ran = await stage.scene.run(argsOf(stage, again))
+  expect(ran.code, `${again.join(' ')}: ${ran.stdout}${ran.stderr}`).to.equal(code)
+}
+
+async function expectEnd({scene, image}: Stage, end: Record<string, string>): Promise<void> {
+  const states = Object.fromEntries(imagesOf(scene).map(({name, state}) => [name, state]))
+  expect(states, JSON.stringify(eventsOf(scene), null, 1)).to.deep.equal(end)
+  for (const [name, state] of Object.entries(end)) {
+    if (state === 'FAILED') continue
+    const root = state === 'ACTIVE' ? `active/${name}` : `images/${name}/rootfs`
+    expect(readTree(join(scene.store, root))).to.deep.equal(image.tree)
+  }
+  for (const pid of scene.processes()) process.kill(pid, 'SIGKILL')
+  await expectSoundStore(scene)
+}
