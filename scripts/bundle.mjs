@@ -44,7 +44,18 @@ function deferImports(text) {
   const undeclared = text
     .replaceAll(/^var import_.*;$/gm, (line) => line.replaceAll(declared, '').replace(/, ;$/, ';'))
     .replaceAll(/^var ;$/gm, '')
-  return defer(undeclared, assignment)
+  // A package may be CommonJS, whose exports as a whole are its default, or a module that has a default of its own.
+  const interop = `
+function $import(value) {
+  return require('node:util').types.isModuleNamespaceObject(value) ? value : __toESM(value, 1)
+}
+`
+  return (
+    defer(undeclared, assignment).replaceAll(
+      /\b__toESM\((require\("[^"]+"\)), 1\)/g,
+      '$$import($1)',
+    ) + interop
+  )
 }
 
 /** Turns each match of `assignment` (a name and its value) into a value that is made when its name is first used. */
