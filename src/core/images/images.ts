@@ -73,12 +73,12 @@ export function openImages(images: ImagesContext): Images {
     }
   return {
     fetch: (options) => fetchImage(images, options),
-    status: (name) => statusOf(images, parseImageName(name)),
+    status: async (name) => await statusOf(images, parseImageName(name)),
     list: () => listStatus(images),
     activate: ask((name) => setGoal(images, name, 'ACTIVE')),
     deactivate: ask((name) => setGoal(images, name, 'STORED')),
     retry: (text, options = {}) => ask((name) => retry(images, name, options))(text),
-    remove: (text) => removeImage(images, parseImageName(text)),
+    remove: async (name) => await removeImage(images, parseImageName(name)),
     settle: async (name, options = {}) => await settle(images, parseImageName(name), options),
     watch: async (name, options) => await watch(images, parseImageName(name), options),
     run: (name, command, options) => runInImage(images, name, command, options),
