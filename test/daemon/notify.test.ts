@@ -2,7 +2,7 @@ import {expect} from 'chai'
 import {setTimeout as sleep} from 'node:timers/promises'
 import type {LogFields, Logger} from '../../src/core/log.ts'
 import {makeNotifier, monotonicUsec, startWatchdog} from '../../src/daemon/notify.ts'
-import {withNotifySocket} from '../support/notify-socket.ts'
+import {killReceivers, withNotifySocket} from '../support/notify-socket.ts'
 import {requires} from '../support/requires.ts'
 import {withTempDir} from '../support/temp-dir.ts'
 
@@ -19,6 +19,7 @@ function recordingLog(): Logger & {warnings: {fields: LogFields; message: string
 
 describe('messages to systemd', () => {
   requires('program:systemd-notify', 'program:python3')
+  afterEach(killReceivers)
 
   it('arrive whole and in order', () =>
     withTempDir((dir) =>

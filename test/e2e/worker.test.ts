@@ -7,7 +7,7 @@ import {setTimeout as sleep} from 'node:timers/promises'
 import {resolveSettings} from '../../src/core/settings.ts'
 import {openStore, type Store} from '../../src/core/store.ts'
 import {withImageServer} from '../support/image-server.ts'
-import {withNotifySocket} from '../support/notify-socket.ts'
+import {killReceivers, withNotifySocket} from '../support/notify-socket.ts'
 import {requires} from '../support/requires.ts'
 import {withTempDir} from '../support/temp-dir.ts'
 import {killWorkers, startWorker, type WorkerProcess} from '../support/worker-process.ts'
@@ -30,8 +30,12 @@ function worker(dir: string, args: string[] = [], env: Record<string, string> = 
   return startWorker(['--store', join(dir, 'store'), ...args], {env, cwd: dir})
 }
 
+/** Gives up at some time, so that a failed test does not look for ever. */
 async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
-  while (!(await condition())) await sleep(20)
+  for (let looks = 0; !(await condition()); looks++) {
+    if (looks > 3000) throw new Error(`never came true: ${condition.toString()}`)
+    await sleep(20)
+  }
 }
 
 const cleanExit = {code: 0, signal: null}
@@ -200,6 +204,7 @@ describe('imgstore worker', () => {
 
 describe('imgstore worker under systemd', () => {
   requires('program:systemd-notify', 'program:python3')
+  afterEach(killReceivers)
   afterEach(killWorkers)
 
   it('tells that it is ready, lives, reloads and stops', () =>

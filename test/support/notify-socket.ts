@@ -1,5 +1,5 @@
 /** Stands in for systemd: receives what programs send to NOTIFY_SOCKET. Needs python3, as Node has no such sockets. */
-import {spawn} from 'node:child_process'
+import {spawn, type ChildProcess} from 'node:child_process'
 import {once} from 'node:events'
 import {join} from 'node:path'
 import {createInterface} from 'node:readline'
@@ -34,18 +34,34 @@ export type NotifySocket = {
   waitFor(line: string | RegExp, after?: number): Promise<Notification>
 }
 
+const running = new Set<ChildProcess>()
+
+/** Ends what a test that ran out of time left behind: its waits then fail. Call in `afterEach`. */
+export async function killReceivers(): Promise<void> {
+  const left = [...running].map(async (child) => {
+    const gone = once(child, 'close')
+    child.kill('SIGKILL')
+    await gone
+  })
+  await Promise.all(left)
+}
+
 export async function withNotifySocket<T>(
   dir: string,
   body: (socket: NotifySocket) => Promise<T>,
 ): Promise<T> {
   const path = join(dir, 'notify.sock')
   const child = spawn('python3', ['-c', receiver, path], {stdio: ['ignore', 'pipe', 'inherit']})
-  const exited = once(child, 'exit')
+  running.add(child)
+  const exited = once(child, 'close')
   const lines = createInterface({input: child.stdout})
   const received: Notification[] = []
   let wake: (() => void) | undefined
-  const ready = once(lines, 'line')
-  await ready
+  child.once('close', () => {
+    running.delete(child)
+    wake?.()
+  })
+  await once(lines, 'line')
   lines.on('line', (line) => {
     const message = JSON.parse(line) as Notification
     if (message.lines[0] === 'BARRIER=1') return
@@ -62,6 +78,7 @@ export async function withNotifySocket<T>(
         for (;;) {
           const found = received.slice(after).find((message) => matches(message, line))
           if (found) return found
+          if (!running.has(child)) throw new Error(`nobody sent ${String(line)}`)
           await new Promise<void>((resolve) => {
             wake = resolve
           })
