@@ -19,6 +19,7 @@ import {openRuns, type Runs} from './images/history.ts'
 import {openImages, type Images} from './images/images.ts'
 import {ensureNodeId, readNodeId} from './images/node-id.ts'
 import {hasLiveWorker} from './images/owners.ts'
+import {removeTree} from './images/trees.ts'
 import {work, type WorkOptions} from './images/work.ts'
 import {layoutOf, type Layout} from './layout.ts'
 import {silentLogger, type Logger} from './log.ts'
@@ -182,6 +183,7 @@ function buildContexts(
     settings,
     origins: options.origins,
     hasLiveWorker: () => hasLiveWorker(images),
+    removeTree,
   }
   return {images, maintenance}
 }

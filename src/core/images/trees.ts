@@ -13,7 +13,7 @@ import {
   rmdirSync,
   writeFileSync,
 } from 'node:fs'
-import {mkdir, readdir, rename, rm} from 'node:fs/promises'
+import {chmod, mkdir, readdir, rename, rm} from 'node:fs/promises'
 import {join} from 'node:path'
 import {fail, fromSystemError, systemCode} from '../errors.ts'
 import {newUlid, type ImageName, type RunId} from '../ids.ts'
@@ -149,10 +149,21 @@ function retire(layout: Layout, path: string, now: number): string | undefined {
 /** Deletes a tree of any modes; what is gone already is fine. */
 export async function removeTree(path: string): Promise<void> {
   try {
-    await rm(path, {recursive: true, force: true, maxRetries: 2})
+    await rm(path, {recursive: true, force: true, maxRetries: 2}).catch(async (error: unknown) => {
+      if (systemCode(error) !== 'EACCES') throw error
+      // Whoever is not root is stopped by directories that an archive closed.
+      await openDirectories(path)
+      await rm(path, {recursive: true, force: true, maxRetries: 2})
+    })
   } catch (error) {
     throw fromSystemError(error, path, 'remove')
   }
+}
+
+async function openDirectories(path: string): Promise<void> {
+  await chmod(path, 0o700)
+  for (const entry of await readdir(path, {withFileTypes: true}))
+    if (entry.isDirectory()) await openDirectories(join(path, entry.name))
 }
 
 function syncDirectory(path: string): void {

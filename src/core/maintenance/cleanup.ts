@@ -148,7 +148,8 @@ async function* staleStaging(maintenance: MaintenanceContext): AsyncIterable<Can
     if (reason === undefined) continue
     const remove = async (): Promise<boolean> => {
       for (const mount of mountsBelow(path).reverse()) unmountSync(mount.mountPoint, {lazy: true})
-      return await removeTree(path)
+      await maintenance.removeTree(path)
+      return true
     }
     yield {kind: 'staging', path, sizeBytes: await diskUsage(path), reason, remove}
   }
@@ -218,7 +219,7 @@ async function removeVanished(
     await rename(path, target)
     return true
   })
-  if (wasTaken) await removeTree(target)
+  if (wasTaken) await maintenance.removeTree(target)
   return wasTaken
 }
 
@@ -255,11 +256,6 @@ async function unmountAndRemove(path: string): Promise<boolean> {
 
 async function removeFile(path: string): Promise<boolean> {
   await rm(path, {force: true})
-  return true
-}
-
-async function removeTree(path: string): Promise<boolean> {
-  await rm(path, {recursive: true, force: true, maxRetries: 2})
   return true
 }
 

@@ -17,4 +17,6 @@ export type MaintenanceContext = {
   origins: SettingOrigins
   /** Whether a worker of this host is alive; given by the images service. */
   hasLiveWorker: () => Promise<boolean>
+  /** Deletes a tree of any modes; given by the images service. */
+  removeTree: (path: string) => Promise<void>
 }
