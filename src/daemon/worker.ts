@@ -27,8 +27,8 @@ export type WorkerOptions = Configuration & {
   isTerminal: boolean
 }
 
-// A stop takes at most 10 s. The step at work gives up or ends well within that; then come answers and messages under
-// way, each with its own bound.
+// A stop takes at most 10 s: so long for the step at work, then for answers and messages under way.
+const releaseWithinMs = 8000
 const hangUpWithinMs = 500
 const flushWithinMs = 1000
 const stopWithinMs = 9700
@@ -109,6 +109,7 @@ async function host(o: HostOptions): Promise<{worked: number; failed: number}> {
     const result = await store.work({
       signal: o.signal,
       once: o.once,
+      releaseWithinMs,
       onBeat: () => {
         if (pulse.beat() === 'first') notifier.send('READY=1', 'STATUS=working')
         watchdog?.beat()

@@ -228,7 +228,7 @@ describe('/metrics', () => {
   })
 })
 
-describe('docs/operations.md', () => {
+describe('docs/worker.md', () => {
   it('names every metric of imgstore, and no other', async () => {
     const none = (): Promise<never> => Promise.reject(fail('store_busy', {path: '/store.db'}))
     const store = {countByState: none, health: none, runs: {list: none}}
@@ -236,7 +236,7 @@ describe('docs/operations.md', () => {
     const app = buildServer({log: silentLogger, routes: [metrics.routes]})
     const {body} = await app.inject('/metrics')
     const served = [...body.matchAll(/^# TYPE (imgstore_\w+) /gm)].map((match) => match[1])
-    const text = readFileSync('docs/operations.md', 'utf8')
+    const text = readFileSync('docs/worker.md', 'utf8')
     const documented = [...text.matchAll(/^\| `(imgstore_\w+)/gm)].map((match) => match[1])
     expect(documented.toSorted()).to.deep.equal(served.toSorted())
   })
