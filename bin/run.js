@@ -1,20 +1,15 @@
 #!/usr/bin/env node
-import './check-node.js'
-import fs from 'fs'
-import module from 'module'
-import os from 'os'
-import path from 'path'
-import {fileURLToPath} from 'url'
+require('./check-node.js')
+const fs = require('fs')
+const os = require('os')
+const path = require('path')
 
-const program = fileURLToPath(new URL('../dist/bundle/main.cjs', import.meta.url))
+const program = path.join(__dirname, '../dist/bundle/main.cjs')
 
 if (fs.existsSync(program)) {
   const cache = compileCacheDir()
-  if (cache) module.enableCompileCache(cache)
-  // Required, not imported: an import would search the whole file for its exports first.
-  module
-    .createRequire(import.meta.url)(program)
-    .main()
+  if (cache) require('module').enableCompileCache(cache)
+  require(program).main()
 } else {
   console.error('imgstore is not built yet. Run `npm run build` in its directory.')
   process.exitCode = 15
@@ -30,7 +25,7 @@ function compileCacheDir() {
     uid === 0 ? '/var/cache' : process.env.XDG_CACHE_HOME || path.join(os.homedir(), '.cache')
   const dir = path.join(base, 'imgstore')
   try {
-    fs.mkdirSync(dir, {recursive: true, mode: 0o700})
+    if (!fs.existsSync(dir)) fs.mkdirSync(dir, {recursive: true, mode: 0o700})
     const stat = fs.lstatSync(dir)
     if (stat.isDirectory() && stat.uid === uid && !(stat.mode & 0o022))
       return path.join(dir, 'compiled')

@@ -5,7 +5,7 @@
 import {globSync, mkdirSync, readFileSync, writeFileSync} from 'node:fs'
 import {readFile} from 'node:fs/promises'
 import {dirname, relative, resolve} from 'node:path'
-import {build} from 'esbuild'
+import {build, transform} from 'esbuild'
 
 const root = resolve(import.meta.dirname, '..')
 const dist = resolve(root, 'dist')
@@ -13,21 +13,35 @@ const commandsDir = resolve(dist, 'src/commands')
 const {dependencies, name, oclif, version} = JSON.parse(
   readFileSync(resolve(root, 'package.json'), 'utf8'),
 )
-const bundled = ['@oclif/core', 'kysely']
+const bundled = ['@oclif/core', 'better-sqlite3', 'kysely']
+
+/** What oclif does at each start that we have no use for: file, text, what stands there instead. */
+const needless = [
+  // bin/check-node.js has done that, without a library.
+  ['lib/index.js', 'checkNodeVersion();', ''],
+  // A file of colours for help.
+  ['lib/config/config.js', 'this.theme = await this.loadTheme();', ''],
+  // Loads everything again, for commands of plugins that bring another oclif.
+  ['lib/config/config.js', 'if (isConfig(opts)) {', 'if (isConfig(opts)) { return opts;'],
+]
 
 /** oclif's compiled CommonJS requires everything at its start; this defers each require to the first use of its name. */
 const lazyRequire = {
   name: 'lazy-require',
   setup({onLoad}) {
     onLoad({filter: /\/@oclif\/core\/lib\/.*\.js$/}, async ({path}) => {
-      const text = (await readFile(path, 'utf8'))
-        // bin/check-node.js has done that, without a library.
-        .replace(/^checkNodeVersion\(\);$/m, '')
-        .replace(
-          /^exports\.(\w+) = (__importStar\(require\("[^"]+"\)\));$/gm,
-          (_, name, value) =>
-            `let ${name}$value; Object.defineProperty(exports, '${name}', {enumerable: true, get: () => ${name}$value ??= ${value}});`,
-        )
+      let text = await readFile(path, 'utf8')
+      for (const [file, before, after] of needless) {
+        if (!path.endsWith(file)) continue
+        if (!text.includes(`${before}\n`))
+          throw new Error(`oclif has changed: no ${before} in ${file}`)
+        text = text.replace(`${before}\n`, `${after}\n`)
+      }
+      text = text.replace(
+        /^exports\.(\w+) = (__importStar\(require\("[^"]+"\)\));$/gm,
+        (_, name, value) =>
+          `let ${name}$value; Object.defineProperty(exports, '${name}', {enumerable: true, get: () => ${name}$value ??= ${value}});`,
+      )
       const assignment =
         /^(?:const|var) (\w+) = ((?:__importDefault|__importStar)?\(?require\("[^"]+"\)\)?);$/gm
       return {contents: defer(text, assignment), loader: 'js'}
@@ -87,6 +101,28 @@ const keepPlaces = {
   },
 }
 
+/** better-sqlite3 looks for its binary beside itself, wherever npm put the package. */
+const findBinary = {
+  name: 'find-binary',
+  setup({onLoad}) {
+    onLoad({filter: /\/better-sqlite3\/lib\/binding\.js$/}, async ({path}) => {
+      const text = await readFile(path, 'utf8')
+      const place = "require('path').dirname($resolve('better-sqlite3'))"
+      return {contents: text.replaceAll('__dirname', place), loader: 'js'}
+    })
+  },
+}
+
+/** oclif writes its log by the package debug, which is slow to load: only for who sets DEBUG. */
+const lazyDebug = {
+  name: 'lazy-debug',
+  setup({onLoad}) {
+    onLoad({filter: /\/debug\/src\/index\.js$/}, () => ({
+      contents: `module.exports = process.env.DEBUG ? require('./node.js') : () => () => {}`,
+    }))
+  },
+}
+
 // What oclif needs to know of package.json and of the commands, made here instead of at each start. A command's
 // module is evaluated when it is asked for.
 const pjson = {name, version, oclif}
@@ -119,9 +155,13 @@ const {outputFiles} = await build({
   stdin: {contents: main, resolveDir: root, sourcefile: 'main.cjs'},
   outfile: resolve(dist, 'bundle/main.cjs'),
   bundle: true,
-  // For keep-places.
+  // For keep-places and find-binary.
   banner: {
-    js: "const $url = require('node:url'), $place = (path) => require('node:path').join(__dirname, '..', path)",
+    js: [
+      "const $url = require('node:url')",
+      "const $place = (path) => require('node:path').join(__dirname, '..', path)",
+      'const $resolve = (name) => require.resolve(name)',
+    ].join('\n'),
   },
   format: 'cjs',
   platform: 'node',
@@ -134,12 +174,23 @@ const {outputFiles} = await build({
   ],
   // Looks for Windows under us, to name the platform in --version.
   alias: {'wsl-utils': resolve(import.meta.dirname, 'no-wsl.mjs')},
-  plugins: [lazyRequire, keepPlaces],
+  plugins: [lazyRequire, keepPlaces, findBinary, lazyDebug],
   legalComments: 'linked',
   logLevel: 'warning',
   write: false,
 })
 mkdirSync(resolve(dist, 'bundle'), {recursive: true})
 for (const {path, text} of outputFiles) {
-  writeFileSync(path, path.endsWith('.cjs') ? deferImports(text) : text)
+  if (path.endsWith('.cjs')) {
+    // Names stay, for the traces of bugs.
+    const options = {
+      minifyWhitespace: true,
+      minifySyntax: true,
+      lineLimit: 200,
+      legalComments: 'none',
+    }
+    writeFileSync(path, (await transform(deferImports(text), options)).code)
+  } else {
+    writeFileSync(path, text)
+  }
 }
