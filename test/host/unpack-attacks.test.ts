@@ -179,7 +179,7 @@ describe('unpacking as root', function () {
       mkdirSync(join(outside, 'sub'), {recursive: true})
       const blobPath = join(dir, 'blob')
       const parts: Buffer[] = []
-      for (let i = 0; i < 1500; i++) {
+      for (let i = 0; i < 800; i++) {
         parts.push(
           directory('a/sub'),
           file(`a/f${i}`, 'x'),
@@ -189,7 +189,7 @@ describe('unpacking as root', function () {
       }
       writeFileSync(blobPath, archive(...parts))
       const outcomes = new Set<string>()
-      for (let round = 0; round < 3; round++) {
+      for (let round = 0; round < 2; round++) {
         const targetDir = join(dir, `root${round}`)
         mkdirSync(targetDir, {mode: 0o700})
         // Swaps as fast as it can: the directory goes, a link to the outside comes in its place, and back.
@@ -197,7 +197,7 @@ describe('unpacking as root', function () {
           'sh',
           [
             '-c',
-            'cd "$0"; while :; do mv a kept; ln -s "$1" a; rm a; mv kept a; ln -sfn "$1" b7; rm -f b7; done 2>/dev/null',
+            'cd "$0"; until [ -d a ]; do :; done; while :; do mv a kept; ln -s "$1" a; rm a; mv kept a; ln -sfn "$1" b7; rm -f b7; done 2>/dev/null',
             targetDir,
             outside,
           ],

@@ -89,12 +89,14 @@ function check(result: number, syscall: string, name?: string): number {
   throw systemError(syscall, calls().errno(), name)
 }
 
+// struct timespec[2], little-endian: access time (left as it is), modification time. 64 bits as two halves, because
+// a BigInt for each call would be garbage.
+times.writeUInt32LE(UTIME_OMIT, 8)
+
 function putTimes(mtime: FileTime): Buffer {
-  times.writeBigInt64LE(0n, 0)
-  times.writeBigInt64LE(BigInt(UTIME_OMIT), 8)
-  times.writeBigInt64LE(BigInt(mtime.seconds), 16)
+  times.writeUInt32LE(mtime.seconds >>> 0, 16)
+  times.writeInt32LE(Math.floor(mtime.seconds / 2 ** 32), 20)
   times.writeUInt32LE(mtime.nanoseconds, 24)
-  times.writeUInt32LE(0, 28)
   return times
 }
 

@@ -2,6 +2,7 @@ import {expect} from 'chai'
 import fc from 'fast-check'
 import {ImgstoreError} from '../../../src/core/errors.ts'
 import type {Entry} from '../../../src/core/unpack/archive/entry.ts'
+import {headerSum} from '../../../src/core/unpack/archive/header.ts'
 import {ArchiveParser} from '../../../src/core/unpack/archive/parser.ts'
 import {splitPaxRecords} from '../../../src/core/unpack/archive/pax.ts'
 import {
@@ -76,6 +77,25 @@ const sample = archive(
     body: Buffer.concat([padded('2\n0\n3\n4090\n3\n'), Buffer.from('abcdef')]),
   }),
 )
+
+describe('the checksum of a header', () => {
+  it('is the sum of its bytes wherever the block lies in memory', () => {
+    const block = fc.uint8Array({minLength: 512, maxLength: 512})
+    fc.assert(
+      fc.property(block, fc.integer({min: 0, max: 9}), (bytes, start) => {
+        const buffer = Buffer.alloc(600)
+        buffer.set(bytes, start)
+        const expected = bytes.reduce(
+          (sum, byte, at) => sum + (at >= 148 && at < 156 ? 32 : byte),
+          0,
+        )
+        expect(headerSum(buffer, start)).to.equal(expected)
+        expect(headerSum(Buffer.alloc(512, 0xff), 0)).to.equal(504 * 255 + 8 * 32)
+      }),
+      {verbose: true},
+    )
+  })
+})
 
 describe('the tar parser', () => {
   it('reads names from every place that holds one', () => {
@@ -158,6 +178,14 @@ describe('the tar parser', () => {
         },
       ),
       {verbose: true, numRuns: 2000},
+    )
+  })
+
+  it('refuses a header that the tar package cannot read', () => {
+    const patch = [{at: 329, bytes: Buffer.from('80ffffffffffffff', 'hex')}]
+    expect(() => parse(archive(file(Buffer.from([0x7f]), '', {patch})))).to.throw(
+      ImgstoreError,
+      /other parsers cannot read/,
     )
   })
 

@@ -36,12 +36,38 @@ export function isZeroBlock(block: Buffer, start: number): boolean {
   return true
 }
 
+let viewed: ArrayBufferLike | undefined
+let words: Int32Array = new Int32Array(0)
+
+/** The memory of a buffer as words; made once for each, because chunks are reused. */
+function wordsOf(buffer: ArrayBufferLike): Int32Array {
+  if (viewed !== buffer) {
+    viewed = buffer
+    words = new Int32Array(buffer, 0, buffer.byteLength >> 2)
+  }
+  return words
+}
+
 /** The sum of a header's bytes with the checksum field counted as spaces. */
 export function headerSum(block: Buffer, start: number): number {
-  let sum = 8 * 0x20
-  const end = start + BLOCK_BYTES
-  for (let at = start; at < start + 148; at++) sum += block[at] ?? 0
-  for (let at = start + 156; at < end; at++) sum += block[at] ?? 0
+  let sum = 0
+  const first = block.byteOffset + start
+  if ((first & 3) === 0) {
+    // Four bytes at a time, in two lanes of 16 bits: 128 words of two bytes each reach 65,280 at most, so no lane
+    // overflows. A third of the time of a header was spent here otherwise.
+    const view = wordsOf(block.buffer)
+    const end = (first + BLOCK_BYTES) >> 2
+    let lanes = 0
+    for (let at = first >> 2; at < end; at++) {
+      const word = view[at] ?? 0
+      lanes += (word & 0x00ff00ff) + ((word >>> 8) & 0x00ff00ff)
+    }
+    lanes >>>= 0
+    sum = (lanes & 0xffff) + (lanes >>> 16)
+  } else {
+    for (let at = start; at < start + BLOCK_BYTES; at++) sum += block[at] ?? 0
+  }
+  for (let at = start + 148; at < start + 156; at++) sum += 0x20 - (block[at] ?? 0)
   return sum
 }
 
@@ -196,7 +222,13 @@ function checkBySecondReader(
     const require = createRequire(import.meta.url)
     secondReader = (require('tar') as {Header: typeof TarHeader}).Header
   }
-  const second = new secondReader(block, start)
+  let second: TarHeader
+  try {
+    second = new secondReader(block, start)
+  } catch (error) {
+    const reason = 'its header is one that other parsers cannot read'
+    throw fail('bad_archive', {offset, reason}, {cause: error})
+  }
   const differ = (field: string): never => {
     throw fail('bad_archive', {
       offset,

@@ -2,30 +2,28 @@
  * Makes the tree of an archive below one directory. Everything is made exclusively and never through a link;
  * attributes are set on descriptors; directories get theirs last, because each file in them changes their times.
  */
-import {
-  chmodSync,
-  closeSync,
-  fchmodSync,
-  fchownSync,
-  fstatSync,
-  ftruncateSync,
-  writeSync,
-} from 'node:fs'
+import {chmodSync, fchmodSync, fchownSync, fstatSync} from 'node:fs'
 import {fromSystemError, systemCode} from '../../errors.ts'
 import {archiveBounds} from '../../limits.ts'
-import {displayName, type Segment, type Xattr} from '../archive/entry.ts'
+import {displayName} from '../archive/entry.ts'
 import {splitPath} from '../archive/names.ts'
 import {leavingLink, type LinkRule, type Member, refuse} from '../archive/policy.ts'
 import {
   closeQuietly,
   type DirCalls,
-  heldPath,
   O_CREAT,
   O_EXCL,
   O_NOFOLLOW,
   O_PATH,
   O_WRONLY,
 } from './calls.ts'
+import {
+  AttributeSetter,
+  type DirectoryAttributes,
+  impliedDirectory,
+  type Warn,
+} from './attributes.ts'
+import {FileWriter} from './file-writer.ts'
 import {type Directory, HeldDirectories, LEAVES_TREE, type Refuse} from './held-directories.ts'
 
 const NEW_FILE = O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY
@@ -35,25 +33,6 @@ const S_IFCHR = 0o020000
 const S_IFDIR = 0o040000
 const S_IFBLK = 0o060000
 const S_IFLNK = 0o120000
-
-/** The file system, the user or the namespace cannot hold the attribute; the file itself is right. */
-const harmlessXattrErrors = new Set(['EOPNOTSUPP', 'EPERM', 'EACCES', 'E2BIG', 'EINVAL'])
-
-export type Warn = (code: string, entry: string, message: string) => void
-
-/** What a directory gets at the end; undefined times stay as they are. */
-type DirectoryAttributes = Pick<Member, 'mode' | 'owner' | 'xattrs' | 'offset'> & {
-  mtime: Member['mtime'] | undefined
-}
-
-/** A directory that no entry describes. */
-const implied: DirectoryAttributes = {
-  mode: 0o755,
-  owner: undefined,
-  xattrs: [],
-  offset: 0,
-  mtime: undefined,
-}
 
 export type TreeWriterOptions = {
   calls: DirCalls
@@ -70,30 +49,28 @@ export class TreeWriter {
   private readonly rootPath: string
   private readonly linkRule: LinkRule
   private readonly warn: Warn
-  private readonly isRoot = process.getuid?.() === 0
   private readonly directories: HeldDirectories
   private readonly attributes = new Map<string, DirectoryAttributes>()
   /** Links to look at again when the tree is whole; only where links may not leave it. */
   private readonly links: {path: string; name: string; offset: number}[] = []
-  private readonly warnedOnce = new Set<string>()
 
+  private readonly setter: AttributeSetter
+  private readonly file = new FileWriter()
+  /** The entry at work. */
   private member: Member | undefined
-  private fd = -1
-  private written = 0
-  private segmentIndex = 0
-  private segmentBytes = 0
 
   constructor(options: TreeWriterOptions) {
     this.calls = options.calls
     this.rootPath = options.rootPath
     this.linkRule = options.linkRule
     this.warn = options.warn
+    this.setter = new AttributeSetter(options.calls, options.warn)
     this.directories = new HeldDirectories(options.calls, options.rootFd, {
       linkRule: options.linkRule,
       depthMax: options.depthMax,
-      onCreate: (path) => this.attributes.set(path, implied),
+      onCreate: (path) => this.attributes.set(path, impliedDirectory),
     })
-    this.attributes.set('', implied)
+    this.attributes.set('', impliedDirectory)
     // A default ACL would be inherited by everything and change its modes.
     try {
       this.calls.more?.fremovexattr(options.rootFd, 'system.posix_acl_default')
@@ -116,8 +93,7 @@ export class TreeWriter {
     const member = this.member
     if (member === undefined) return
     try {
-      if (member.segments !== undefined) this.writeSegments(member.segments, chunk, start, end)
-      else this.writeAll(chunk, start, end - start, null)
+      this.file.write(chunk, start, end)
     } catch (error) {
       throw this.coded(error, member)
     }
@@ -125,7 +101,7 @@ export class TreeWriter {
 
   finish(): void {
     const member = this.member
-    if (member === undefined || this.fd === -1) return
+    if (member === undefined || !this.file.isOpen) return
     try {
       this.finishFile(member)
     } catch (error) {
@@ -152,8 +128,7 @@ export class TreeWriter {
 
   /** Closes what is open; the tree is as complete as it is. */
   close(): void {
-    if (this.fd !== -1) closeQuietly(this.fd)
-    this.fd = -1
+    this.file.abandon()
     this.directories.close()
   }
 
@@ -170,7 +145,7 @@ export class TreeWriter {
     )
     switch (member.kind) {
       case 'file':
-        this.fd = this.createFile(parent, base, member)
+        this.createFile(parent, base, member)
         return true
       case 'directory':
         this.makeDirectory(parent, base, member)
@@ -195,56 +170,23 @@ export class TreeWriter {
     }
   }
 
-  private createFile(parent: Directory, base: string, member: Member): number {
-    this.written = 0
-    this.segmentIndex = 0
-    this.segmentBytes = 0
-    let fd = -1
+  private createFile(parent: Directory, base: string, member: Member): void {
     this.replacing(parent, base, member, () => {
-      fd = this.calls.openat(parent.fd, base, NEW_FILE, member.mode & 0o777)
+      const fd = this.calls.openat(parent.fd, base, NEW_FILE, member.mode & 0o777)
+      this.file.open(fd, member.segments)
     })
-    return fd
-  }
-
-  private writeSegments(segments: Segment[], chunk: Buffer, start: number, end: number): void {
-    let at = start
-    while (at < end) {
-      const segment = segments[this.segmentIndex]
-      if (segment === undefined) return
-      const left = segment.length - this.segmentBytes
-      if (left === 0) {
-        this.segmentIndex++
-        this.segmentBytes = 0
-        continue
-      }
-      const count = Math.min(left, end - at)
-      this.writeAll(chunk, at, count, segment.offset + this.segmentBytes)
-      this.segmentBytes += count
-      at += count
-    }
-  }
-
-  private writeAll(chunk: Buffer, start: number, length: number, position: number | null): void {
-    let count = 0
-    while (count < length) {
-      const at = position === null ? null : position + count
-      count += writeSync(this.fd, chunk, start + count, length - count, at)
-    }
-    this.written += length
   }
 
   private finishFile(member: Member): void {
-    const fd = this.fd
-    // A hole at the end leaves no byte behind that would give the file its size.
-    if (member.segments !== undefined) ftruncateSync(fd, member.sizeBytes)
-    const wasChowned = this.chown(member.owner, (uid, gid) => fchownSync(fd, uid, gid))
+    const fd = this.file.fd
+    this.file.setSize(member.sizeBytes)
+    const wasChowned = this.setter.chown(member.owner, (uid, gid) => fchownSync(fd, uid, gid))
     // The mode was given at creation; setuid and setgid were not, and a change of owner clears them.
     if (member.mode > 0o777 || wasChowned) fchmodSync(fd, member.mode)
     // After the owner: changing that clears security.capability.
-    for (const xattr of member.xattrs) this.setXattr(member, xattr, fd)
+    this.setter.setXattrs(member, fd)
     this.calls.futimens(fd, member.mtime)
-    this.fd = -1
-    closeSync(fd)
+    this.file.close()
   }
 
   private makeDirectory(parent: Directory, base: string, member: Member): void {
@@ -329,18 +271,18 @@ export class TreeWriter {
     try {
       // The descriptor names the node itself, so that neither call can be led elsewhere.
       const self = `/proc/self/fd/${fd}`
-      this.chown(member.owner, (uid, gid) => this.calls.lchownat(parent.fd, base, uid, gid))
+      this.setter.chown(member.owner, (uid, gid) => this.calls.lchownat(parent.fd, base, uid, gid))
       if ((fstatSync(fd).mode & S_IFMT) === type) chmodSync(self, member.mode)
     } finally {
       closeQuietly(fd)
     }
-    for (const xattr of member.xattrs) this.setXattrAt(member, xattr, parent, base)
+    this.setter.setXattrsAt(member, parent.fd, base)
     this.calls.lutimensat(parent.fd, base, member.mtime)
   }
 
   private setLinkAttributes(parent: Directory, base: string, member: Member): void {
-    this.chown(member.owner, (uid, gid) => this.calls.lchownat(parent.fd, base, uid, gid))
-    for (const xattr of member.xattrs) this.setXattrAt(member, xattr, parent, base)
+    this.setter.chown(member.owner, (uid, gid) => this.calls.lchownat(parent.fd, base, uid, gid))
+    this.setter.setXattrsAt(member, parent.fd, base)
     this.calls.lutimensat(parent.fd, base, member.mtime)
   }
 
@@ -380,9 +322,9 @@ export class TreeWriter {
 
   private sealDirectory(path: string, attributes: DirectoryAttributes): void {
     const {fd} = this.openSealed(path, attributes)
-    this.chown(attributes.owner, (uid, gid) => fchownSync(fd, uid, gid))
+    this.setter.chown(attributes.owner, (uid, gid) => fchownSync(fd, uid, gid))
     fchmodSync(fd, attributes.mode)
-    for (const xattr of attributes.xattrs) this.setXattr({path}, xattr, fd)
+    this.setter.setXattrs({path, xattrs: attributes.xattrs}, fd)
     if (attributes.mtime !== undefined) this.calls.futimens(fd, attributes.mtime)
   }
 
@@ -404,61 +346,6 @@ export class TreeWriter {
       if (error === harmless || systemCode(error) === 'ENOENT') return
       throw this.coded(error, {path: link.path, offset: link.offset})
     }
-  }
-
-  /** Runs `set` where owners are kept and it would change anything; returns whether it did. */
-  private chown(owner: Member['owner'], set: (uid: number, gid: number) => void): boolean {
-    if (owner === undefined) return false
-    if (!this.isRoot) {
-      this.warnOnce('owner_dropped', 'owners are kept only by root')
-      return false
-    }
-    if (owner.uid === 0 && owner.gid === 0) return false
-    try {
-      set(owner.uid, owner.gid)
-      return true
-    } catch (error) {
-      // In a user namespace not every owner exists.
-      if (systemCode(error) !== 'EPERM' && systemCode(error) !== 'EINVAL') throw error
-      this.warnOnce('owner_dropped', 'some owners do not exist in this user namespace')
-      return false
-    }
-  }
-
-  private setXattr(member: {path: string}, xattr: Xattr, fd: number): void {
-    this.tryXattr(member, xattr, (more) => more.fsetxattr(fd, xattr.name, xattr.value))
-  }
-
-  private setXattrAt(member: Member, xattr: Xattr, parent: Directory, base: string): void {
-    const path = heldPath(parent.fd, base)
-    this.tryXattr(member, xattr, (more) => more.lsetxattr(path, xattr.name, xattr.value))
-  }
-
-  private tryXattr(
-    member: {path: string},
-    xattr: Xattr,
-    set: (more: NonNullable<DirCalls['more']>) => void,
-  ): void {
-    const name = displayName(xattr.name)
-    const entry = displayName(member.path)
-    if (this.calls.more === undefined) {
-      this.warn('xattr_skipped', entry, `${name}: this host lacks koffi to set it`)
-      return
-    }
-    try {
-      set(this.calls.more)
-    } catch (error) {
-      const code = systemCode(error)
-      const isHarmless = code !== undefined && harmlessXattrErrors.has(code)
-      if (!isHarmless) throw error
-      this.warn('xattr_skipped', entry, `${name}: ${code}`)
-    }
-  }
-
-  private warnOnce(code: string, message: string): void {
-    if (this.warnedOnce.has(code)) return
-    this.warnedOnce.add(code)
-    this.warn(code, '', message)
   }
 
   private refuse(member: {path: string; offset: number}): Refuse {
