@@ -2,8 +2,9 @@
  * The one door into the core. `openStore(settings)` opens the database, builds the drivers (heavy ones when first
  * used) and gives the services that every surface calls.
  */
-import {existsSync, mkdirSync, readFileSync} from 'node:fs'
+import {existsSync, mkdirSync, readFileSync, rmdirSync} from 'node:fs'
 import {hostname} from 'node:os'
+import {dirname} from 'node:path'
 import {openBlobs} from './blobs/blob-store.ts'
 import {systemClock, type Clock} from './clock.ts'
 import {countByState} from './db/images.ts'
@@ -210,7 +211,7 @@ function buildStore(
         const {checkMountHost} = await import('./mounts/host-check.ts')
         const driver = state.settings.mountDriver
         return await doctor(maintenance, () =>
-          checkMountHost(layout.store, {driver, refresh: true}),
+          leavingNoStore(layout, () => checkMountHost(layout.store, {driver, refresh: true})),
         )
       },
     },
@@ -234,6 +235,31 @@ function buildStore(
     },
     close: () => database.close(),
   }
+}
+
+/** The host is tried with a mount in the store; where there is no store yet, none is left behind. */
+async function leavingNoStore<T>(layout: Layout, body: () => Promise<T>): Promise<T> {
+  let made: string | undefined
+  try {
+    made = mkdirSync(layout.store, {recursive: true})
+  } catch {
+    // What cannot be made is for `body` to find and to report.
+  }
+  try {
+    return await body()
+  } finally {
+    if (made !== undefined) removeEmpty(layout.staging, made)
+  }
+}
+
+/** Removes directories from `path` up to `top`, as long as nothing is in them. */
+function removeEmpty(path: string, top: string): void {
+  try {
+    rmdirSync(path)
+  } catch {
+    return
+  }
+  if (path !== top) removeEmpty(dirname(path), top)
 }
 
 async function health(images: ImagesContext): Promise<Health> {
