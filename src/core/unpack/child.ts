@@ -4,10 +4,14 @@
  */
 import {BugError} from '../assert.ts'
 import {toImgstoreError} from '../errors.ts'
+import {confine, limitResources} from '../syscalls/confine.ts'
 import {extract} from './extract.ts'
 import type {ChildMessage, UnpackJob} from './protocol.ts'
 
 const PROGRESS_EVERY_MS = 250
+
+// The writer holds 256 directories; Node has some twenty descriptors of its own.
+const DESCRIPTORS_MAX = 512
 
 function send(message: ChildMessage, then?: () => void): void {
   process.send?.(message, undefined, {}, () => then?.())
@@ -25,7 +29,8 @@ async function work(job: UnpackJob): Promise<void> {
   }
   const end = (): void => process.disconnect()
   try {
-    send({kind: 'done', result: await extract(job, {onProgress})}, end)
+    limitResources({fileBytesMax: job.limits.fileBytesMax, descriptorsMax: DESCRIPTORS_MAX})
+    send({kind: 'done', result: await extract(job, {onProgress, confine})}, end)
   } catch (error) {
     const coded = toImgstoreError(error)
     const details = error instanceof BugError ? {reason: error.message} : coded.details

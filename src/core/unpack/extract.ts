@@ -24,6 +24,11 @@ import {Warnings} from './warnings.ts'
 
 export type ExtractOptions = {
   onProgress?: (progress: UnpackProgress) => void
+  /**
+   * Called before the first byte of the archive is looked at with more than a glance: gives up every right that is not
+   * needed any more. Returns whether that worked. Absent where the process has other work to do.
+   */
+  confine?: (needs: {rootFd: number; canExecute: boolean}) => boolean
   /** For tests: the calls to make the tree with. */
   calls?: DirCalls
 }
@@ -60,6 +65,9 @@ async function extractInto(
   calls: DirCalls,
   options: ExtractOptions,
 ): Promise<UnpackResult> {
+  // Programs decompress xz and bzip2, and sync where koffi cannot.
+  const canExecute = format === 'xz' || format === 'bzip2' || calls.more === undefined
+  const isConfined = options.confine?.({rootFd, canExecute}) ?? false
   const warnings = new Warnings()
   const warn = warnings.add.bind(warnings)
   const policy = new Policy(job.profile, job.limits, {warn})
@@ -92,7 +100,7 @@ async function extractInto(
   }
   const {entries, files, totalBytes} = policy.totals
   const {list, total} = warnings
-  return {format, entries, files, totalBytes, warnings: list, warningsTotal: total}
+  return {format, entries, files, totalBytes, isConfined, warnings: list, warningsTotal: total}
 }
 
 type Pusher = {consume: Consume; end(): void}

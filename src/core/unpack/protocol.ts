@@ -21,6 +21,8 @@ export type UnpackResult = {
   files: number
   /** Their sizes together, holes included. */
   totalBytes: number
+  /** Whether the kernel held the unpacker to its directory (Landlock). */
+  isConfined: boolean
   /** The first hundred; `warningsTotal` counts all. */
   warnings: UnpackWarning[]
   warningsTotal: number

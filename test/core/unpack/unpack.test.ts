@@ -13,6 +13,7 @@ import {join} from 'node:path'
 import {expect} from 'chai'
 import {ImgstoreError} from '../../../src/core/errors.ts'
 import {GiB, resolveLimits} from '../../../src/core/limits.ts'
+import {landlockVersion} from '../../../src/core/syscalls/confine.ts'
 import {unpack, type UnpackRequest} from '../../../src/core/unpack/unpack.ts'
 import {archive, directory, file} from '../../support/tar-builder.ts'
 import {withTempDir} from '../../support/temp-dir.ts'
@@ -61,6 +62,7 @@ describe('unpack', () => {
         entries: 3,
         files: 1,
         totalBytes: 5,
+        isConfined: landlockVersion() >= 2,
         warnings: [],
         warningsTotal: 0,
       })
