@@ -42,6 +42,11 @@ export interface Journal<S extends string, G extends string, P> {
   /** Notes how far the step at work is. Not durable, never fails for a lost lease. */
   progress(claim: Claim<S, G>, step: string, doneBytes: number, totalBytes?: number): Promise<void>
   /**
+   * Runs `effect` behind the fence, in a transaction of its own: for acts on the host that a step must finish before
+   * its transition. Synchronous and short; may be run again after a crash.
+   */
+  fenced(claim: Claim<S, G>, effect: () => void): Promise<void>
+  /**
    * Moves the subject from `record.from` to `to` in one transaction with its event, and ends the run when `isLast`.
    * `effect` runs inside that transaction after the fence was checked: for acts on the host that must not be done
    * by two owners. It is synchronous and short; when it throws nothing is written.

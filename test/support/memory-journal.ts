@@ -118,6 +118,12 @@ export class MemoryJournal<S extends string, G extends string, P = never> implem
 
   // Every write is async, so that what it throws arrives as a rejection, as from a database.
   // eslint-disable-next-line @typescript-eslint/require-await
+  async fenced(claim: Claim<S, G>, effect: () => void): Promise<void> {
+    this.#fence(claim)
+    effect()
+  }
+
+  // eslint-disable-next-line @typescript-eslint/require-await
   async transition(
     claim: Claim<S, G>,
     to: S | 'REMOVED',

@@ -101,6 +101,13 @@ class SqlJournal implements ImageJournal {
     }
   }
 
+  async fenced(claim: ImageClaim, effect: () => void): Promise<void> {
+    await this.#write(async (trx) => {
+      await this.#fence(trx, claim, {owner: claim.owner})
+      effect()
+    })
+  }
+
   async transition(
     claim: ImageClaim,
     to: ImageState | 'REMOVED',

@@ -4,7 +4,7 @@ import {getBlob, putBlob} from '../db/blobs.ts'
 import {getPlacedById, type PlacedImage} from '../db/images.ts'
 import type {ImageClaim, ImagePatch} from '../db/journal.ts'
 import {listRuns, mayHaveOtherWriter} from '../db/runs.ts'
-import {fail, fromSystemError} from '../errors.ts'
+import {fail, fromSystemError, type ImgstoreError} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
 import type {Goal, ImageState} from '../image.ts'
 import {mountSource, treeIdOf} from '../layout.ts'
@@ -61,6 +61,17 @@ export async function clearFailing(images: ImagesContext, claim: ImageClaim): Pr
   const image = await getPlacedById(images.database.db, claim.node, claim.subject)
   if (image) await dropPartIfUnused(images, image, claim)
   failpoint('images.cleared')
+}
+
+/** A blob that is no archive at all is of no use to any retry; others stay, so that one needs no new download. */
+export async function clearFailed(
+  images: ImagesContext,
+  claim: ImageClaim,
+  error: ImgstoreError,
+): Promise<void> {
+  if (error.code !== 'source_not_image') return
+  const image = await getPlacedById(images.database.db, claim.node, claim.subject)
+  if (image) await images.dropBlobIfUnused(image.digest)
 }
 
 async function dropPartIfUnused(
@@ -268,18 +279,16 @@ async function erase(
 ): Promise<Outcome> {
   const {layout, clock} = images
   const retired: string[] = []
-  return await Promise.resolve({
-    effect: () => {
-      unmountAll(images, image)
-      retired.push(...retireImage(layout, image.name, clock.now()))
-      failpoint('images.retired')
-    },
-    after: async () => {
-      await removeAll(retired)
-      await dropPartIfUnused(images, image, context.claim)
-      await images.dropBlobIfUnused(image.digest)
-    },
+  await context.fenced(() => {
+    unmountAll(images, image)
+    retired.push(...retireImage(layout, image.name, clock.now()))
+    failpoint('images.retired')
   })
+  // Done before the row goes: when the image is gone for those who wait, so is what it took on the disk.
+  await removeAll(retired)
+  await dropPartIfUnused(images, image, context.claim)
+  await images.dropBlobIfUnused(image.digest)
+  return {}
 }
 
 async function removeAll(paths: string[]): Promise<void> {

@@ -8,7 +8,7 @@ import type {ImagesContext} from './context.ts'
 import {lifecycle, type ImageStep} from './lifecycle.ts'
 import {freeDeadOwners, Owner} from './owners.ts'
 import {reconcile} from './reconcile.ts'
-import {clearFailing, imageStepsOf} from './steps.ts'
+import {clearFailed, clearFailing, imageStepsOf} from './steps.ts'
 
 export type WorkOptions = {
   signal: AbortSignal
@@ -64,6 +64,7 @@ async function withOwner<T>(
       }),
       random: Math.random,
       onFailing: (claim) => clearFailing(images, claim),
+      onFailed: (claim, error) => clearFailed(images, claim, error),
       ...(options.onEvent ? {onEvent: options.onEvent} : {}),
       owner: owner.id,
       settings,

@@ -122,6 +122,8 @@ async function claimAll<S extends string, G extends string, K extends string, P>
     }
     const claim = await claimOne(deps, request)
     if (!claim) return
+    const begun = {run_id: claim.run, image: claim.name, attempt: claim.attempt}
+    deps.log.info({...begun, state: claim.state, goal: claim.goal}, 'run began')
     const lost = new AbortController()
     const ended = runClaim(deps, claim, {stop: options.signal, lost: lost.signal})
       .then((outcome) => letGo(deps, claim, outcome))
@@ -130,6 +132,7 @@ async function claimAll<S extends string, G extends string, K extends string, P>
         return 'lost'
       })
       .then((outcome) => {
+        deps.log.info({...begun, outcome}, 'run ended')
         active.delete(claim.run)
         if (outcome !== 'released' && outcome !== 'lost' && outcome !== 'waiting') totals.worked++
         if (outcome === 'failed') totals.failed++

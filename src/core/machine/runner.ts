@@ -22,6 +22,8 @@ export type StepContext<S extends string, G extends string> = {
   progress(doneBytes: number, totalBytes?: number): void
   /** This attempt brought the work forward for good: attempts are counted anew. */
   forward(): void
+  /** See Journal.fenced. */
+  fenced(effect: () => void): Promise<void>
 }
 
 export type StepOutcome<P> = {
@@ -53,6 +55,8 @@ export type RunnerDeps<S extends string, G extends string, K extends string, P> 
   onEvent?: (event: RunEvent) => void
   /** Clears what a failed subject leaves behind, before the failure is written. Errors are logged only. */
   onFailing: (claim: Claim<S, G>) => Promise<void>
+  /** Clears what nothing needs once the failure is written. Errors are logged only. */
+  onFailed?: (claim: Claim<S, G>, error: ImgstoreError) => Promise<void>
 }
 
 /** Works on `claim` to an end. `stop` asks to release at the next chance; `lost` says that the lease is gone. */
@@ -121,6 +125,7 @@ async function runStep<S extends string, G extends string, K extends string, P>(
       forward: () => {
         step.hadProgress = true
       },
+      fenced: (effect) => deps.journal.fenced(claim, effect),
     })
     if (outcome.detail) record.detail = outcome.detail
     if (outcome.held) {
@@ -135,7 +140,7 @@ async function runStep<S extends string, G extends string, K extends string, P>(
       ...(outcome.effect === undefined ? {} : {effect: outcome.effect}),
     }
     tell(deps, await deps.journal.transition(claim, row.to, record, options))
-    await tidy(deps, claim, outcome)
+    await tidy(deps, claim, outcome.after)
     if (row.to === 'REMOVED' || isLast) return 'done'
     cursor.state = row.to
     cursor.attempt = 1
@@ -182,25 +187,19 @@ async function afterError<S extends string, G extends string, K extends string, 
     tell(deps, await deps.journal.hold(claim, record, row.heldAt, errorToJson(error)))
     return 'held'
   }
-  try {
-    await deps.onFailing(claim)
-  } catch (cleanupError) {
-    deps.log.error(
-      {run_id: claim.run, image: claim.name, error: cleanupError},
-      'clearing a failed run failed',
-    )
-  }
+  await tidy(deps, claim, () => deps.onFailing(claim))
   tell(deps, await deps.journal.fail(claim, record, errorToJson(error)))
+  await tidy(deps, claim, () => deps.onFailed?.(claim, error))
   return 'failed'
 }
 
 async function tidy<S extends string, G extends string, K extends string, P>(
   deps: RunnerDeps<S, G, K, P>,
   claim: Claim<S, G>,
-  outcome: StepOutcome<P>,
+  act: (() => Promise<void> | undefined) | undefined,
 ): Promise<void> {
   try {
-    await outcome.after?.()
+    await act?.()
   } catch (error) {
     deps.log.warn({run_id: claim.run, image: claim.name, error}, 'tidying after a step failed')
   }
