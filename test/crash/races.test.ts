@@ -11,10 +11,12 @@ import {expectSoundStore, imagesOf, runsOf} from '../support/store-check.ts'
 
 const seed = Number(process.env['IMGSTORE_TEST_SEED'] ?? Math.floor(Math.random() * 2 ** 31))
 const atOnce = 8
+/** How long the shells go on. */
+const raceMs = Number(process.env['IMGSTORE_TEST_RACE_MS'] ?? 8000)
 
 describe('many commands at once', function () {
   requires('root')
-  this.timeout(180_000)
+  this.timeout(180_000 + raceMs)
   const newScene = useScenes()
   const newServer = useServers()
 
@@ -58,21 +60,25 @@ describe('many commands at once', function () {
     console.log(`    IMGSTORE_TEST_SEED=${seed}`)
     const [scene, server] = [newScene(), await newServer()]
     Object.assign(scene.env, {IMGSTORE_POLL: '20ms', IMGSTORE_LEASE: '2s'})
-    const image = makeImage(2, {files: 100})
-    const url = server.put('/one.tar', image.bytes)
     const worker = scene.start(['worker'])
-    const end = performance.now() + 6000
-    const commands = [
-      ['fetch', 'one', url, image.digest, '--wait', '--timeout', '20s'],
-      ['fetch', 'one', url, image.digest],
-      ['remove', 'one'],
-      ['activate', 'one'],
-      ['deactivate', 'one'],
-      ['activate', 'one', '--no-wait'],
-      ['deactivate', 'one', '--no-wait'],
-      ['cleanup'],
-      ['retry', 'one'],
-    ]
+    const end = performance.now() + raceMs
+    // Two names that now have one blob, now the other, now the same.
+    const commands = [makeImage(2, {files: 100}), makeImage(3, {files: 50})].flatMap((image, i) => {
+      const url = server.put(`/${i}.tar`, image.bytes)
+      return ['one', 'two'].flatMap((name) => [
+        ['fetch', name, url, image.digest, '--wait', '--timeout', '20s'],
+        ['fetch', name, url, image.digest],
+        ['fetch', name, url, image.digest, '--replace'],
+        ['remove', name],
+        ['remove', name, '--no-wait'],
+        ['activate', name],
+        ['deactivate', name],
+        ['activate', name, '--no-wait'],
+        ['deactivate', name, '--no-wait'],
+        ['retry', name],
+        ['cleanup'],
+      ])
+    })
     const shell = async (random: () => number): Promise<Ran[]> => {
       const ran: Ran[] = []
       while (performance.now() < end) {
