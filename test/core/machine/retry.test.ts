@@ -40,7 +40,11 @@ describe('retries', () => {
         random,
         (code, s, progress, r) => {
           const details = {digest: 'd', entry: 'e', name: 'n', allowed: [], text: ''}
-          const error = new ImgstoreError(code, {...details, actual: '', expected: ''})
+          // Whatever a row asks for that is not here is empty text.
+          const all = new Proxy<Record<string, unknown>>(details, {
+            get: (target, key) => (typeof key === 'string' ? target[key] : undefined) ?? '',
+          })
+          const error = new ImgstoreError(code, all)
           expect(decideRetry(error, 1, progress, s, r)).to.deep.equal({isRetried: false})
         },
       ),
