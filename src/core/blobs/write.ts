@@ -26,6 +26,8 @@ export type PartNote = {
   totalBytes?: number
   /** How often the whole was assembled from several answers and came out wrong. */
   mismatches?: number
+  /** Whether the source has continued this part before. */
+  hasContinued?: boolean
 }
 
 export type BeginPartOptions = {
@@ -125,13 +127,14 @@ async function readNote(path: string): Promise<PartNote | undefined> {
     return undefined
   }
   if (typeof parsed !== 'object' || parsed === null) return undefined
-  const {url, validator, totalBytes, mismatches} = parsed as Record<string, unknown>
+  const {url, validator, totalBytes, mismatches, hasContinued} = parsed as Record<string, unknown>
   if (typeof url !== 'string') return undefined
   return {
     url,
     ...(typeof validator === 'string' ? {validator} : {}),
     ...(isCount(totalBytes) ? {totalBytes} : {}),
     ...(isCount(mismatches) ? {mismatches} : {}),
+    ...(hasContinued === true ? {hasContinued} : {}),
   }
 }
 

@@ -9,6 +9,7 @@
  * - When the digest is wrong at the end and the bytes came in more than one answer, all is fetched once more at a stretch.
  */
 import type {BlobStore, PartWriter} from '../blobs/blob-store.ts'
+import {systemClock} from '../clock.ts'
 import type {Digest} from '../digest.ts'
 import {fail, ImgstoreError} from '../errors.ts'
 import {KiB, MiB} from '../limits.ts'
@@ -50,10 +51,18 @@ const mismatchesMax = 3
 /** How often an encoded answer is asked for again before it is taken as it is. */
 const encodedAsksMax = 3
 
-/** How often an answer that does not help is asked for again; more patience where more would be lost. */
-function patienceFor(partBytes: number): number {
-  if (partBytes < MiB) return 0
-  return partBytes < 64 * MiB ? 2 : 5
+/**
+ * How often an answer that does not help is asked for again before the part is given up. A server that has never
+ * continued this part probably cannot; one that has is only having a bad time.
+ */
+function patienceFor(partBytes: number, hasContinued: boolean): number {
+  if (partBytes < MiB) return hasContinued ? 3 : 0
+  return hasContinued ? 20 : 4
+}
+
+/** How long to wait before the same question is put again: not at all at first, then up to a second. */
+function pauseBefore(ask: number): number {
+  return Math.min(1000, Math.max(0, ask - 3) * 100)
 }
 
 /**
@@ -88,7 +97,8 @@ class Download {
   /** Whether the bytes in the part came in more than one answer. */
   #isMixed: boolean
   #mismatches: number
-  #patience: number
+  /** Answers in a row that did not help. */
+  #unhelpful = 0
   /** Mirrors behind one name often have validators of their own; after a refusal the range is asked for without. */
   #isValidatorTrusted = true
   #contentType: string | undefined
@@ -103,7 +113,6 @@ class Download {
     this.#shownUrl = redact(options.url)
     this.#isMixed = writer.sizeBytes > 0
     this.#mismatches = writer.note?.mismatches ?? 0
-    this.#patience = patienceFor(writer.sizeBytes)
   }
 
   async run(): Promise<{sizeBytes: number}> {
@@ -143,7 +152,7 @@ class Download {
         if (this.#encodedAsks++ < encodedAsksMax) return false
       } else if (!this.#isHelpful(opened, startByte)) {
         this.#isValidatorTrusted = false
-        if (this.#patience-- > 0) return false
+        if (await this.#isWorthAsking()) return false
         if (startByte === 0 && opened.answer !== 'whole') {
           const reason = 'it sent a part of the content when asked for all of it'
           throw fail('source_unavailable', {url: this.#shownUrl, reason})
@@ -232,6 +241,7 @@ class Download {
         if (chunk.length > known.length) fresh.push(chunk.subarray(known.length))
       }
       if (fresh.length === 0) continue
+      if (repeated.length > 0 && toCompare.length === 0) await this.#noteContinued()
       this.#checkSize(fresh.reduce((sum, chunk) => sum + chunk.length, writer.sizeBytes))
       await writer.append(fresh)
       onProgress({
@@ -243,8 +253,29 @@ class Download {
   }
 
   async #giveUpRange(): Promise<false> {
-    if (this.#patience-- <= 0) await this.#writer.restart()
+    if (!(await this.#isWorthAsking())) await this.#writer.restart()
     return false
+  }
+
+  /** Counts an answer that did not help; true, after a pause, when the question is put again. */
+  async #isWorthAsking(): Promise<boolean> {
+    const {sizeBytes, note} = this.#writer
+    this.#unhelpful++
+    if (this.#unhelpful > patienceFor(sizeBytes, note?.hasContinued === true)) return false
+    const {signal} = this.#options
+    const pauseMs = pauseBefore(this.#unhelpful)
+    if (pauseMs > 0) await systemClock.sleep(pauseMs, signal)
+    signal.throwIfAborted()
+    return true
+  }
+
+  /** Remembers, here and for later attempts, that the source can continue the part. */
+  async #noteContinued(): Promise<void> {
+    this.#unhelpful = 0
+    const {note} = this.#writer
+    if (note && note.hasContinued !== true) {
+      await this.#writer.saveNote({...note, hasContinued: true})
+    }
   }
 
   #checkSize(sizeBytes: number): void {

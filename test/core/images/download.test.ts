@@ -187,13 +187,25 @@ describe('a server that answers a resume in its own way', () => {
       await withWorld(content, async (world) => {
         await leavePart(world, 2 * MiB)
         // A plain GET is answered honestly: these are the ways of servers that cannot do ranges.
-        world.peer.script = Array.from({length: 3}, () => behaviour)
+        world.peer.script = Array.from({length: 5}, () => behaviour)
         await world.attempt()
-        expect(world.peer.requests.length).to.be.at.most(4)
+        expect(world.peer.requests.length).to.be.at.most(6)
         expectOnlyBlob(world, content)
       })
     })
   }
+
+  it('waits longer for a server that has continued the part before', async () => {
+    await withWorld(content, async (world) => {
+      await leavePart(world, MiB + 1)
+      world.peer.script = [{kind: 'cut', afterBytes: MiB}]
+      expect((await world.failure()).code).to.equal('source_incomplete')
+      world.peer.script = Array.from({length: 7}, () => ({kind: 'ignore_range'}))
+      const result = await world.attempt()
+      expect(result.downloadedBytes).to.be.lessThan(2 * MiB)
+      expectOnlyBlob(world, content)
+    })
+  })
 
   it('fetches everything again when the resumed bytes were wrong beyond the overlap', async () => {
     await withWorld(content, async (world) => {
