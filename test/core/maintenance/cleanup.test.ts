@@ -197,7 +197,7 @@ describe('cleanup', () => {
             for (const item of report.items) if (item.error) throw new Error(item.error.message)
           }
         })()
-        for (let n = 0; n < 6; n++) {
+        for (let n = 0; n < 3; n++) {
           const image = smallImage({'etc/number': `${n}`})
           const url = server.put(`/${n}.tar`, image.bytes)
           await store.images.fetch({name: `image-${n}`, url, digest: image.digest, goal: 'STORED'})
