@@ -244,7 +244,8 @@ class FilePartWriter implements PartWriter {
       await file.sync()
       failpoint('blobs.synced')
       if (!(await this.#isNameMine())) throw fail('blob_busy', {digest})
-      await rename(partPath, blobPath)
+      failpoint('blobs.owned')
+      await this.#giveName(partPath, blobPath)
       failpoint('blobs.renamed')
       await syncDirectory(blobsDir)
       failpoint('blobs.durable')
@@ -274,11 +275,24 @@ class FilePartWriter implements PartWriter {
     }
   }
 
-  /** Whether the part's name still leads to the file that this writer has open. */
-  async #isNameMine(): Promise<boolean> {
+  /** Renames the part. Whoever slept since it was looked at may have got hold of another's unfinished one. */
+  async #giveName(partPath: string, blobPath: string): Promise<void> {
+    try {
+      await rename(partPath, blobPath)
+    } catch (error) {
+      if (systemCode(error) !== 'ENOENT') throw error
+      throw fail('blob_busy', {digest: this.#place.digest}, {cause: error})
+    }
+    if (await this.#isNameMine(blobPath)) return
+    await rename(blobPath, partPath)
+    throw fail('blob_busy', {digest: this.#place.digest})
+  }
+
+  /** Whether a name, that of the part, leads to the file that this writer has open. */
+  async #isNameMine(path = this.#place.partPath): Promise<boolean> {
     const mine = await this.#openFile().stat({bigint: true})
     try {
-      const named = await stat(this.#place.partPath, {bigint: true})
+      const named = await stat(path, {bigint: true})
       return named.ino === mine.ino && named.dev === mine.dev
     } catch (error) {
       if (systemCode(error) === 'ENOENT') return false
