@@ -91,6 +91,7 @@ const straight = [
   'blobs.part_opened',
   'blobs.note_saved',
   'blobs.synced',
+  'blobs.owned',
   'blobs.renamed',
   'blobs.durable',
   'images.downloaded',

@@ -7,7 +7,7 @@ import {useServers, type BlobServer} from '../support/blob-server.ts'
 import {makeImage, readTree, sha256, type Image} from '../support/image-maker.ts'
 import {until, useScenes, type Running, type Scene} from '../support/program.ts'
 import {requires} from '../support/requires.ts'
-import {eventsOf, expectSoundStore, imagesOf} from '../support/store-check.ts'
+import {eventsOf, expectSoundStore, imagesOf, namesIn} from '../support/store-check.ts'
 
 type Stage = {scene: Scene; server: BlobServer; image: Image; sleeper: Running}
 
@@ -81,6 +81,40 @@ describe('a worker that is stopped past its lease', function () {
       await expectSoundStore(scene)
     })
   }
+})
+
+describe('a worker that sleeps between looking at a part and giving it its name', function () {
+  requires('root')
+  const newScene = useScenes()
+  const newServer = useServers()
+
+  it('does not make a blob of what another one has begun to write', async () => {
+    const stage = await sleeping(
+      {title: 'with a whole part', failpoint: 'blobs.owned'},
+      newScene(),
+      await newServer(),
+    )
+    const {scene, server, image, sleeper} = stage
+    // The image goes and comes back: the same part is another one now, and half of it is there.
+    const other = scene.start(['worker'])
+    await scene.ok(['remove', 'one'])
+    const url = server.put('/one.tar', image.bytes, {bytesPerSecond: 1_000_000})
+    const sentBytes = server.sentBytes('/one.tar')
+    await scene.ok(['fetch', 'one', url, image.digest])
+    await until(
+      'half of it',
+      () => server.sentBytes('/one.tar') - sentBytes > image.bytes.length / 2,
+    )
+    sleeper.kill('SIGCONT')
+    await until('it to let go', () => sleeper.out.stderr.includes('let go of a lost run'))
+    await until('the image', () => stateOf(scene, 'one') === 'ACTIVE')
+    expect(namesIn(scene, 'quarantine'), 'half a blob was taken for a whole one').to.deep.equal([])
+    expect(sha256(readFileSync(blobPath(scene, image)))).to.equal(image.digest)
+    expect(readTree(join(scene.store, 'active/one'))).to.deep.equal(image.tree)
+    for (const worker of [sleeper, other]) worker.kill('SIGTERM')
+    for (const worker of [sleeper, other]) expect((await worker.exited).code).to.equal(0)
+    await expectSoundStore(scene)
+  })
 })
 
 /** A worker with an image in the making, stopped where the case says. */
