@@ -275,6 +275,33 @@ describe('the life of an image on a host that can mount', () => {
     })
   })
 
+  it('has a second mount on top of its own taken away, but no foreign one', async () => {
+    await withActive(async ({store, mountPoint}) => {
+      mount('imgstore:one', mountPoint, 'tmpfs', 0, null)
+      await store.work({signal: forever(), once: true})
+      expect(findMounts(mountPoint).map(({fsType}) => fsType)).to.deep.equal(['overlay'])
+      mount('somebody', mountPoint, 'tmpfs', 0, null)
+      await store.work({signal: forever(), once: true})
+      expect(findMounts(mountPoint).map(({fsType}) => fsType)).to.deep.equal(['overlay', 'tmpfs'])
+    })
+  })
+
+  it('is unpacked anew only when nothing of it is mounted any more', async () => {
+    await withActive(async ({store, dir, mountPoint}) => {
+      // FAILED on the way down, with its mount still there.
+      const file = new SqliteDatabase(join(dir, 'store.db'))
+      file.exec(
+        `update placements set state = 'FAILED', failed = '{"code":"io_failed"}', failed_from = 'ACTIVE'`,
+      )
+      file.close()
+      await store.images.retry('one')
+      expect((await store.images.settle('one')).status?.state).to.equal('ACTIVE')
+      expect(findMounts(mountPoint)).to.have.lengthOf(1)
+      // A mount of before would have lost what is below it.
+      expect(readFileSync(join(mountPoint, 'etc/hostname'), 'utf8')).to.equal('small\n')
+    })
+  })
+
   it('has a vanished image of an older database unmounted by cleanup, before its overlay goes', async () => {
     await withTempStore(async ({store, dir, storeDir}) => {
       const image = smallImage()

@@ -6,6 +6,7 @@ import {readFileSync, readlinkSync} from 'node:fs'
 import {hostname} from 'node:os'
 import {addOwner, listOwners, removeOwner, touchOwner, type OwnerRow} from '../db/owners.ts'
 import {freeRunsOf} from '../db/runs.ts'
+import {systemCode} from '../errors.ts'
 import {newUlid, type NodeId, type OwnerId} from '../ids.ts'
 import type {ImagesContext} from './context.ts'
 
@@ -36,6 +37,17 @@ function startOf(pid: number): string | undefined {
   return start === undefined || state === 'Z' || state === 'X' ? undefined : start
 }
 
+/** Whether a process is there of which nothing can be read: another user's, where /proc is mounted with hidepid. */
+function isHidden(pid: number): boolean {
+  if (readText(`/proc/${pid}/stat`) !== '') return false
+  try {
+    process.kill(pid, 0)
+  } catch (error) {
+    return systemCode(error) === 'EPERM'
+  }
+  return true
+}
+
 export function ownIdentity(): Identity {
   return {
     boot_id: readText('/proc/sys/kernel/random/boot_id'),
@@ -52,7 +64,8 @@ export function livenessOf(owner: Identity, self: Identity): Liveness {
   if (owner.boot_id === '' || self.boot_id === '') return 'unknown'
   if (owner.boot_id !== self.boot_id) return 'dead'
   if (owner.pid_namespace !== self.pid_namespace || owner.pid_namespace === '') return 'unknown'
-  return startOf(owner.pid) === owner.pid_start ? 'alive' : 'dead'
+  if (startOf(owner.pid) === owner.pid_start) return 'alive'
+  return isHidden(owner.pid) ? 'unknown' : 'dead'
 }
 
 /** This process as an owner of runs, from `register` to `leave`. */

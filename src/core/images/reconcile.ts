@@ -24,7 +24,7 @@ export async function reconcile(
   for (const image of settled) {
     const mounts = mountsOf(images, image, table)
     if (image.state === 'ACTIVE' && mounts.length === 0) await mend(images, image, onEvent)
-    else if (image.state === 'ACTIVE' && mounts.length > 1)
+    else if (image.state === 'ACTIVE' && mounts.length > 1 && areOurs(image, mounts))
       unmountExtra(images, image, mounts.length - 1)
     else if (image.state === 'STORED') await settleStored(images, image, mounts)
   }
@@ -32,6 +32,11 @@ export async function reconcile(
 
 function mountsOf(images: ImagesContext, image: PlacedImage, table: MountEntry[]): MountEntry[] {
   return findMounts(images.layout.mountPoint(image.name), table)
+}
+
+/** What somebody else mounted in our place is not ours to take away unasked. */
+function areOurs(image: PlacedImage, mounts: MountEntry[]): boolean {
+  return mounts.every((entry) => entry.source === mountSource(image.name))
 }
 
 /** Whether the kernel's table, as this process sees it, has the mount of an image. */
@@ -96,10 +101,7 @@ async function settleStored(
   if (image.goal === 'ACTIVE') {
     if (image.held?.code !== 'host_cannot_mount' || !(await images.canMount()).isAble) return
     await openRunFor(images, image)
-  } else if (
-    image.held === undefined &&
-    mounts.some((entry) => entry.source === mountSource(image.name))
-  ) {
+  } else if (image.held === undefined && mounts.length > 0 && areOurs(image, mounts)) {
     if (await getOpenRun(images.database.db, image.id, images.node)) return
     unmountExtra(images, image, mounts.length)
   }

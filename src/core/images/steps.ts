@@ -204,6 +204,8 @@ async function publish(images: ImagesContext, image: PlacedImage): Promise<Outco
   const retired: string[] = []
   return await Promise.resolve({
     effect: () => {
+      // An image that FAILED on its way down may still be mounted: its lower must not go from under it.
+      unmountAll(images, image)
       const replaced = publishTree(images.layout, image.name, treeId, images.clock.now())
       failpoint('images.published')
       if (replaced !== undefined) retired.push(replaced)
