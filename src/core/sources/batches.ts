@@ -46,7 +46,8 @@ export async function* readBatches(
       if (!(await inbox.wait(1, options.stallTimeoutMs))) {
         throw fail('source_stalled', {url, idleMs: options.stallTimeoutMs})
       }
-      await inbox.wait(batchBytes, lingerMs)
+      // The first bytes go at once to the caller, who may see from them that he does not want the rest.
+      if (position > startByte) await inbox.wait(batchBytes, lingerMs)
       const batch = inbox.take()
       if (batch.sizeBytes > 0) {
         position += batch.sizeBytes
