@@ -173,14 +173,7 @@ describe('parseBlobFileName', () => {
   it('takes only names that this program makes', () => {
     expect(parseBlobFileName(`${none}.tar`)).to.eql({kind: 'blob', digest: none})
     expect(parseBlobFileName(`${none}.tar.tmp.json.0a1b`).kind).to.equal('sidecar')
-    for (const name of [
-      '',
-      '.tar',
-      none,
-      `${none}.tar.gz`,
-      `x${none}.tar`,
-      `${none}.tar.tmp.x`,
-    ]) {
+    for (const name of ['', '.tar', none, `${none}.tar.gz`, `x${none}.tar`, `${none}.tar.tmp.x`]) {
       expect(parseBlobFileName(name), name).to.eql({kind: 'other'})
     }
     expect(parseBlobFileName(`${'A'.repeat(64)}.tar`).kind).to.equal('other')
