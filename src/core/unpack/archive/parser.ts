@@ -3,7 +3,7 @@
  * current entry needs. It refuses what is malformed and knows nothing about what is allowed (policy.ts does).
  */
 import {fail} from '../../errors.ts'
-import {archiveBounds} from '../../limits.ts'
+import {archiveBounds, KiB} from '../../limits.ts'
 import type {Entry} from './entry.ts'
 import {displayName} from './entry.ts'
 import {makeEntry, type MetaHeaders} from './assemble.ts'
@@ -41,6 +41,8 @@ export class ArchiveParser {
   private blockBytes = 0
 
   private meta: Buffer = Buffer.alloc(0)
+  /** Reused for every small extended header: many archives have one for each entry. What is kept of one is copied. */
+  private readonly metaScratch = Buffer.alloc(16 * KiB)
   private metaBytes = 0
   private metaTotalBytes = 0
   private metaType = ''
@@ -266,7 +268,10 @@ export class ArchiveParser {
     if (header.sizeBytes === 0) throw this.bad(offset, 'it has an empty extended header')
     this.addMetaBytes(header.sizeBytes, offset)
     this.metaType = header.type
-    this.meta = Buffer.alloc(header.sizeBytes)
+    const isSmall = header.sizeBytes <= this.metaScratch.length
+    this.meta = isSmall
+      ? this.metaScratch.subarray(0, header.sizeBytes)
+      : Buffer.alloc(header.sizeBytes)
     this.metaBytes = 0
     this.lastOffset = offset
     this.state = 'meta'
