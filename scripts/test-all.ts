@@ -11,7 +11,8 @@ import {existsSync, mkdtempSync, readFileSync, readdirSync, rmSync} from 'node:f
 import {join} from 'node:path'
 import {setTimeout} from 'node:timers/promises'
 
-type Counts = {passes: number; failures: number; pending: number}
+/** What a suite says of itself: scripts/counting-reporter.mjs. */
+type Counts = {passed: number; failed: string[]; skipped: string[]}
 
 const suites = ['test', 'test:host', 'test:crash', 'test:e2e']
 if (process.argv.includes('--check')) suites.unshift('check')
@@ -42,11 +43,12 @@ async function countSuite(suite: string): Promise<void> {
     const env = {...process.env, TMPDIR: tempDir, IMGSTORE_TEST_COUNTS: countsFile}
     const exit = await runSuite(suite, env)
     const counts = readCounts(countsFile)
-    passed += counts.passes
-    addFailures(counts.failures, `${suite}: a test failed`)
-    if (isRoot) addFailures(counts.pending, `${suite}: a test was skipped as root`)
-    if (counts.passes + counts.failures + counts.pending === 0) failed.push(`${suite}: nothing ran`)
-    else if (exit !== 0 && counts.failures === 0) failed.push(`${suite}: ended with ${exit}`)
+    passed += counts.passed
+    for (const title of counts.failed) failed.push(`${suite}: ${title}`)
+    if (isRoot) for (const title of counts.skipped) failed.push(`${suite}: skipped: ${title}`)
+    if (counts.passed + counts.failed.length + counts.skipped.length === 0)
+      failed.push(`${suite}: nothing ran`)
+    else if (exit !== 0 && counts.failed.length === 0) failed.push(`${suite}: ended with ${exit}`)
 
     if (strayProcesses(tempDir).length > 0) await setTimeout(1000) // some are just ending
     for (const left of endStrayProcesses(tempDir)) failed.push(`${suite}: left process ${left}`)
@@ -62,14 +64,12 @@ async function countSuite(suite: string): Promise<void> {
   }
 }
 
-function addFailures(count: number, what: string): void {
-  for (let i = 0; i < count; i++) failed.push(what)
-}
-
 /** Runs an npm script to its end and gives its exit code, or the word for how it ended. */
 function runSuite(suite: string, env: NodeJS.ProcessEnv): Promise<number | string> {
-  const reporter = suite === 'check' ? [] : ['--', '--reporter', 'scripts/counting-reporter.mjs']
-  const child = spawn('npm', ['run', '--silent', suite, ...reporter], {
+  const reporter = ['--', '--reporter', 'scripts/counting-reporter.mjs']
+  if (!process.stdout.isTTY) reporter.push('--no-color')
+  const args = ['run', '--silent', suite, ...(suite === 'check' ? [] : reporter)]
+  const child = spawn('npm', args, {
     stdio: ['ignore', 'inherit', 'inherit'],
     env,
     detached: true,
@@ -88,15 +88,13 @@ function runSuite(suite: string, env: NodeJS.ProcessEnv): Promise<number | strin
 }
 
 function readCounts(file: string): Counts {
-  const sum = {passes: 0, failures: 0, pending: 0}
-  if (!existsSync(file)) return sum
-  for (const line of readFileSync(file, 'utf8').trim().split('\n')) {
-    const one = JSON.parse(line) as Counts
-    sum.passes += one.passes
-    sum.failures += one.failures
-    sum.pending += one.pending
+  const lines = existsSync(file) ? readFileSync(file, 'utf8').trim().split('\n') : []
+  const all = lines.map((line) => JSON.parse(line) as Counts)
+  return {
+    passed: all.reduce((sum, {passed}) => sum + passed, 0),
+    failed: all.flatMap(({failed}) => failed),
+    skipped: all.flatMap(({skipped}) => skipped),
   }
-  return sum
 }
 
 type Stray = {pid: number; command: string}
