@@ -42,6 +42,7 @@ export class Scene {
   /** For every process started here. */
   readonly env: Record<string, string> = {}
   readonly #groups = new Set<number>()
+  #isClosed = false
 
   /** `subdir` names a directory between the temporary one and the store. */
   constructor(subdir = '') {
@@ -55,6 +56,8 @@ export class Scene {
 
   /** Starts the program in a process group of its own, with none of the host's settings. */
   start(args: readonly string[], o: StartOptions = {}): Running {
+    // The body of a test that ran out of time goes on behind mocha's back.
+    if (this.#isClosed) throw new Error('the scene is over')
     const inherited = ['PATH', 'TMPDIR', 'NODE_V8_COVERAGE'].flatMap((name) => {
       const value = process.env[name]
       return value === undefined ? [] : [[name, value] as const]
@@ -136,6 +139,7 @@ export class Scene {
   /** Ends every process, unmounts everything, removes every file: also when a test failed or ran out of time. */
   close(): void {
     open.delete(this)
+    this.#isClosed = true
     for (const group of this.#groups) killGroup(group)
     for (const point of this.mounts().reverse()) {
       if (spawnSync('umount', [point]).status !== 0) spawnSync('umount', ['--lazy', point])
