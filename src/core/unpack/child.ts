@@ -20,7 +20,7 @@ function send(message: ChildMessage, then?: () => void): void {
 async function work(job: UnpackJob): Promise<void> {
   // Modes are given at creation, so nothing may take bits away from them.
   process.umask(0)
-  let lastMs = 0
+  let lastMs = -Infinity
   const onProgress = (progress: {readBytes: number; entries: number}): void => {
     const nowMs = performance.now()
     if (nowMs - lastMs < PROGRESS_EVERY_MS) return
