@@ -4,7 +4,7 @@ import {SettlingCommand, type SettleResult} from '../cli/settling-command.ts'
 export default class Remove extends SettlingCommand {
   static override hiddenAliases = ['rm']
   static override summary = 'Remove an image and everything written to it.'
-  static override description = `Unmounts it and removes its tree, its writable layer and its record. It does not ask. The downloaded archive stays until \`cleanup\`, as other images may share it.
+  static override description = `Unmounts it and removes its tree, its writable layer and its record. It does not ask. The downloaded archive goes too, unless another image shares it.
 
 Exit codes: 0 done, 10 no such image, 11 the mount is in use.`
   static override usage = 'remove <name> [flags]'

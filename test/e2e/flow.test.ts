@@ -8,7 +8,7 @@ import {makeBusyboxImage} from '../support/busybox-image.ts'
 import {makeImage, readTree, type Image} from '../support/image-maker.ts'
 import {program, until, useScenes, type Ran, type Running, type Scene} from '../support/program.ts'
 import {missing, requires} from '../support/requires.ts'
-import {expectSoundStore, imagesOf, mountsOf} from '../support/store-check.ts'
+import {expectSoundStore, imagesOf, mountsOf, namesIn} from '../support/store-check.ts'
 
 type Manifest = {
   commands: Record<
@@ -129,6 +129,8 @@ describe('the flow of an image', function () {
     await scene.ok(['activate', 'debian'])
     expect(await scene.ok([...run, 'cat /root/note'])).to.equal('hello\n')
     await scene.ok(['remove', 'debian'])
+    for (const dir of ['blobs', 'images', 'overlays', 'active', 'staging'])
+      expect(namesIn(scene, dir), dir).to.deep.equal([])
     await expectSoundStore(scene)
   })
 })
