@@ -63,7 +63,7 @@ async function tour(): Promise<void> {
   const fetch = ['fetch', 'demo', url, image.sha256, '--profile', image.profile, '--wait']
   const exit = await run(fetch, [0, hostCannotExit])
   await run(['status', 'demo'])
-  await run(['events', 'demo'])
+  await showStates()
   if (exit === hostCannotExit) {
     showTree(join(store, 'images/demo/rootfs'))
     console.log(
@@ -107,6 +107,15 @@ async function useImage(): Promise<void> {
   ])
 
   await run(['deactivate', 'demo', '--wait'])
+}
+
+type Events = {events: {from?: string; to?: string; duration_ms?: number}[]}
+
+/** Each state that the image passed, and how long the step that led to it took. */
+async function showStates(): Promise<void> {
+  const {events} = JSON.parse(await output(['events', 'demo', '--json'])) as Events
+  for (const {from, to, duration_ms: tookMs} of events)
+    console.log(`  ${(from ?? '').padEnd(12)} → ${(to ?? '').padEnd(12)} ${tookMs ?? '-'} ms`)
 }
 
 /** Serves one file, as any static server would. */
@@ -155,6 +164,22 @@ async function run(args: string[], expected = [0]): Promise<number> {
   stop.signal.throwIfAborted()
   if (!expected.includes(code)) throw new Error(`imgstore ${args[0]} ended with ${code}`)
   return code
+}
+
+/** What a command prints. */
+async function output(args: string[]): Promise<string> {
+  show(`imgstore ${args.join(' ')}`)
+  const child = spawn(imgstore, args, {env: environment(), stdio: ['ignore', 'pipe', 'inherit']})
+  children.add(child)
+  let text = ''
+  child.stdout.on('data', (bytes: Buffer) => (text += bytes.toString()))
+  const closed = new Promise((done) => child.once('close', done))
+  const code = await ended(child)
+  await closed
+  children.delete(child)
+  stop.signal.throwIfAborted()
+  if (code !== 0) throw new Error(`imgstore ${args[0] ?? ''} ended with ${code}`)
+  return text
 }
 
 function ended(child: ChildProcess): Promise<number> {
