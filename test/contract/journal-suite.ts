@@ -113,11 +113,12 @@ export function journalSuite(
         journal.fail(claim, recordOf(claim), error),
         journal.hold(claim, recordOf(claim), 'STORED', error),
         journal.finish(claim),
+        journal.fenced(claim, effect),
       ]
       for (const write of await Promise.all(writes.map(codeOf)))
         expect(write).to.equal('lease_lost')
       await journal.release(claim)
-      await journal.progress(claim, 'begin', 1)
+      expect(await journal.progress(claim, 'begin', 1)).to.equal(false)
       expect(effects).to.equal(0)
       expect(await scene.look('image')).to.deep.equal({state: 'NEW', status: 'running', attempt: 1})
     })

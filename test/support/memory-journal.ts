@@ -112,8 +112,8 @@ export class MemoryJournal<S extends string, G extends string, P = never> implem
     return Promise.resolve(lost)
   }
 
-  progress(): Promise<void> {
-    return Promise.resolve()
+  progress(claim: Claim<S, G>): Promise<boolean> {
+    return Promise.resolve(this.#held(claim) !== undefined)
   }
 
   // Every write is async, so that what it throws arrives as a rejection, as from a database.

@@ -88,9 +88,9 @@ class SqlJournal implements ImageJournal {
     step: string,
     doneBytes: number,
     totalBytes?: number,
-  ): Promise<void> {
+  ): Promise<boolean> {
     try {
-      await updateClaimed(this.#fast, claim, {
+      return await updateClaimed(this.#fast, claim, {
         step,
         progress_done: doneBytes,
         progress_total: totalBytes ?? null,
@@ -98,6 +98,7 @@ class SqlJournal implements ImageJournal {
       })
     } catch {
       // Progress is for those who watch; a busy or full disk must not end the work for it.
+      return true
     }
   }
 

@@ -110,17 +110,22 @@ async function runStep<S extends string, G extends string, K extends string, P>(
     startedAt: deps.clock.now(),
   }
   const step = {hadProgress: false, toldAt: 0}
+  // A canceled run is noticed at the next progress, not only when its lease is renewed.
+  const gone = new AbortController()
+  const lost = AbortSignal.any([signals.lost, gone.signal])
   try {
     const outcome = await deps.steps[row.step]({
       claim,
       isTakeover: cursor.isTakeover,
       attempt: cursor.attempt,
-      signal: AbortSignal.any([signals.stop, signals.lost]),
+      signal: AbortSignal.any([signals.stop, lost]),
       progress: (doneBytes, totalBytes) => {
         const now = deps.clock.now()
         if (now - step.toldAt < progressEveryMs) return
         step.toldAt = now
-        void deps.journal.progress(claim, row.step, doneBytes, totalBytes)
+        void deps.journal.progress(claim, row.step, doneBytes, totalBytes).then((isHeld) => {
+          if (!isHeld) gone.abort()
+        })
       },
       forward: () => {
         step.hadProgress = true
@@ -147,7 +152,10 @@ async function runStep<S extends string, G extends string, K extends string, P>(
     cursor.isTakeover = false
     return undefined
   } catch (thrown) {
-    return await afterError(deps, claim, row, record, thrown, step.hadProgress, signals)
+    return await afterError(deps, claim, row, record, thrown, step.hadProgress, {
+      ...signals,
+      lost,
+    })
   }
 }
 

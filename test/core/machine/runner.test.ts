@@ -266,10 +266,24 @@ describe('the runner', () => {
     })
     s.journal.progress = (_claim?: unknown, _step?: string, doneBytes?: number) => {
       told.push(doneBytes ?? -1)
-      return Promise.resolve()
+      return Promise.resolve(true)
     }
     s.add('raw', 'sewn')
     expect(await s.work()).to.equal('done')
     expect(told).to.deep.equal([1, 11, 21, 31, 41, 51, 61, 71, 81, 91])
+  })
+
+  it('stops a step whose lease is found lost when its progress is noted', async () => {
+    const s = scene({
+      cut: async (context) => {
+        context.progress(1)
+        await new Promise((resolve) => context.signal.addEventListener('abort', resolve))
+        throw fail('interrupted', {what: 'cutting'})
+      },
+    })
+    s.journal.progress = () => Promise.resolve(false)
+    s.add('raw', 'sewn')
+    expect(await s.work()).to.equal('lost')
+    expect(s.journal.events).to.deep.equal([])
   })
 })
