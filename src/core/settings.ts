@@ -327,7 +327,7 @@ export const settingTable = define({
     kind: 'text',
     flag: 'listen',
     env: ['IMGSTORE_LISTEN'],
-    doc: "Address (host:port) of the worker's /healthz, /readyz and /metrics.",
+    doc: "Address (host:port) of the worker's /healthz, /readyz and /metrics; :port alone means 127.0.0.1.",
   },
   staleAfterMs: {
     kind: 'duration',
@@ -364,6 +364,14 @@ export const settingTable = define({
     env: ['WATCHDOG_USEC'],
     isHidden: true,
     doc: 'Set by systemd: how often it wants to hear that the loop runs.',
+  },
+  watchdogPid: {
+    kind: 'count',
+    min: 0,
+    max: 2 ** 31,
+    env: ['WATCHDOG_PID'],
+    isHidden: true,
+    doc: 'Set by systemd: the process that is to tell so; others have inherited the variables by accident.',
   },
 })
 
