@@ -1,5 +1,6 @@
+import {execFileSync} from 'node:child_process'
 import {mkdirSync, readdirSync} from 'node:fs'
-import {join} from 'node:path'
+import {join, resolve} from 'node:path'
 import {expect} from 'chai'
 import {checkMountHost} from '../../src/core/mounts/host-check.ts'
 import {mountsBelow} from '../../src/core/mounts/mount-table.ts'
@@ -20,7 +21,7 @@ describe('the check of a host that can mount', function () {
       expect(failed).to.deep.equal([])
       expect(check.items.map((item) => item.name)).to.deep.equal([
         ...['mount', 'root', 'overlayfs', 'system calls', 'file system of the store'],
-        ...['mount namespace', 'unshare', 'runc', 'fuse-overlayfs'],
+        ...['mount namespace', 'unshare', 'runc', 'fuse-overlayfs', 'xz', 'bzip2'],
       ])
       expect(mountsBelow(dir)).to.deep.equal([])
       expect(readdirSync(join(dir, 'a, store: é/staging'))).to.deep.equal([])
@@ -52,6 +53,20 @@ describe('the check of a host that can mount', function () {
       } finally {
         unmountSync(mountPoint)
       }
+    }))
+
+  it('tells whether its mounts are those of the first process', () =>
+    withTempDir((dir) => {
+      const file = resolve('src/core/mounts/host-check.ts')
+      const program = `const {checkMountHost} = await import(process.argv[1])
+        const {items} = await checkMountHost(process.argv[2])
+        console.log(items.find(({name}) => name === 'mount namespace').detail)`
+      const look = (by: string, ...more: string[]): string => {
+        const words = [...more, '-e', program, file, dir]
+        return execFileSync(by, words, {encoding: 'utf8'})
+      }
+      expect(look(process.execPath)).to.equal("the same as the first process's\n")
+      expect(look('unshare', '--mount', process.execPath)).to.match(/^one of its own: /)
     }))
 
   it('tries fuse-overlayfs when that is the driver', () =>

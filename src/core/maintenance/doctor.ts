@@ -1,8 +1,8 @@
 /** Says what the host and the store can do, and what a person should mend. */
-import {statfs} from 'node:fs/promises'
+import {access, constants, statfs} from 'node:fs/promises'
 import {listEvents} from '../db/events.ts'
 import {countByState} from '../db/images.ts'
-import {toImgstoreError} from '../errors.ts'
+import {fromSystemError, systemCode, toImgstoreError} from '../errors.ts'
 import type {HostCheck} from '../mounts/host-check.ts'
 import {settingKeys, settingTable, type SettingSpec} from '../settings.ts'
 import {formatValue} from '../setting-values.ts'
@@ -32,7 +32,7 @@ export async function doctor(
 ): Promise<DoctorReport> {
   const checks = [
     checkProgram(),
-    checkStore(maintenance),
+    await checkStore(maintenance),
     checkDatabase(maintenance),
     await checkSpace(maintenance),
     await checkClock(maintenance),
@@ -54,9 +54,19 @@ function checkProgram(): DoctorCheck {
   }
 }
 
-function checkStore(maintenance: MaintenanceContext): DoctorCheck {
+async function checkStore(maintenance: MaintenanceContext): Promise<DoctorCheck> {
   const {store} = maintenance.settings()
-  return {name: 'store', status: 'ok', detail: `${store} (${maintenance.origins.store})`}
+  const name = 'store'
+  const detail = `${store} (${maintenance.origins.store})`
+  try {
+    await access(store, constants.W_OK)
+  } catch (error) {
+    if (systemCode(error) !== 'ENOENT') {
+      const known = fromSystemError(error, store, 'write to')
+      return {name, status: 'fail', detail: `${detail}: ${known.message}`, hint: known.hint}
+    }
+  }
+  return {name, status: 'ok', detail}
 }
 
 function checkDatabase(maintenance: MaintenanceContext): DoctorCheck {
