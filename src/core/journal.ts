@@ -40,7 +40,12 @@ export interface Journal<S extends string, G extends string, P> {
   /** Extends leases; gives back the runs whose lease is lost. */
   renew(claims: readonly Claim<S, G>[], leaseMs: number): Promise<RunId[]>
   /** Notes how far the step at work is. Not durable, and never fails; false when the lease is lost. */
-  progress(claim: Claim<S, G>, step: string, doneBytes: number, totalBytes?: number): Promise<boolean>
+  progress(
+    claim: Claim<S, G>,
+    step: string,
+    doneBytes: number,
+    totalBytes?: number,
+  ): Promise<boolean>
   /**
    * Runs `effect` behind the fence, in a transaction of its own: for acts on the host that a step must finish before
    * its transition. Synchronous and short; may be run again after a crash.
