@@ -5,6 +5,7 @@
 import {existsSync, readFileSync} from 'node:fs'
 import {dirname, join, resolve} from 'node:path'
 import {fail} from './errors.ts'
+import {backends} from './image.ts'
 import {GiB, TiB, profiles} from './limits.ts'
 import {logLevels} from './log.ts'
 import {formatValue, parseValue, type SettingKind, type ValueOf} from './setting-values.ts'
@@ -257,6 +258,14 @@ export const settingTable = define({
     flag: 'profile',
     env: ['IMGSTORE_PROFILE'],
     doc: 'How archives are judged: strict (small and plain), image (a faithful root filesystem), data (plain files of any size).',
+  },
+  backend: {
+    kind: 'choice',
+    choices: backends,
+    default: 'auto',
+    flag: 'backend',
+    env: ['IMGSTORE_BACKEND'],
+    doc: 'How archives become root filesystems: dir extracts them, erofs indexes them where they are; auto is erofs where this host can mount it.',
   },
   maxFiles: {
     kind: 'count',

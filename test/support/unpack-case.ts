@@ -1,13 +1,14 @@
-/** Unpacks bytes into a fresh directory beside a canary that nothing may touch. */
+/** Unpacks bytes into a fresh directory beside a canary that nothing may touch; as root it indexes them too. */
 import {closeSync, mkdirSync, openSync, symlinkSync, utimesSync, writeFileSync} from 'node:fs'
 import {spawnSync} from 'node:child_process'
 import {join} from 'node:path'
 import {expect} from 'chai'
 import {ImgstoreError} from '../../src/core/errors.ts'
 import {type LimitOverrides, type Profile, resolveLimits} from '../../src/core/limits.ts'
-import type {DirCalls} from '../../src/core/unpack/dir/calls.ts'
+import {type DirCalls, kernelCalls} from '../../src/core/unpack/dir/calls.ts'
 import {extract} from '../../src/core/unpack/extract.ts'
 import type {UnpackResult} from '../../src/core/unpack/unpack.ts'
+import {expectAgreement} from './erofs-agreement.ts'
 import {withTempDir} from './temp-dir.ts'
 import {listTree} from './tree-listing.ts'
 
@@ -27,7 +28,7 @@ export type Unpacked = {
 
 /**
  * Runs one case in this process and hands what came of it to `check`. Fails when anything beside the root was
- * touched: content, mode, owner, times, links.
+ * touched: content, mode, owner, times, links; and, as root, when the index of the same bytes says something else.
  */
 export async function withUnpacked(
   options: UnpackCase,
@@ -44,8 +45,9 @@ export async function withUnpacked(
     let result: UnpackResult | undefined
     let error: ImgstoreError | undefined
     const umask = process.umask(0)
+    const limits = resolveLimits(profile, options.limits ?? {})
+    const startMs = Date.now()
     try {
-      const limits = resolveLimits(profile, options.limits ?? {})
       result = await extract(
         {blobPath, targetDir: root, profile, limits},
         options.calls === undefined ? {} : {calls: options.calls},
@@ -57,6 +59,11 @@ export async function withUnpacked(
       process.umask(umask)
     }
     expect(listCanary(dir), 'the canary beside the root').to.deep.equal(before)
+    // Only root makes owners and devices, and only system calls keep everything.
+    if (process.getuid?.() === 0 && (options.calls ?? kernelCalls) === kernelCalls) {
+      const job = {blobPath, profile, limits}
+      await withTempDir((work) => expectAgreement(job, {root, result, error}, work, startMs))
+    }
     try {
       await check({root, result, error})
     } finally {

@@ -15,7 +15,7 @@ import {addRun, cancelRun, getOpenRun, hurryRun} from '../db/runs.ts'
 import {fail} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
 import {parseImageName, type ImageName} from '../ids.ts'
-import type {Goal} from '../image.ts'
+import type {Backend, Goal, TreeBackend} from '../image.ts'
 import type {LimitOverrides, Profile} from '../limits.ts'
 import {parseSourceUrl} from '../sources/source.ts'
 import type {ImagesContext} from './context.ts'
@@ -26,6 +26,7 @@ export type FetchRequest = {
   digest: string
   profile?: Profile
   limits?: LimitOverrides
+  backend?: Backend
   goal?: 'ACTIVE' | 'STORED'
   /** Hash a blob that is there already instead of trusting its size. */
   verify?: boolean
@@ -75,6 +76,7 @@ export async function register(
       goal,
       profile: request.profile ?? images.settings().profile,
       limits: request.limits ?? {},
+      backend: request.backend ?? images.settings().backend,
       isBlobVerified: request.verify ?? false,
       now,
     })
@@ -121,17 +123,25 @@ export async function setGoal(images: ImagesContext, name: ImageName, goal: Goal
   failpoint('images.asked')
 }
 
+export type RetryOptions = {
+  profile?: Profile
+  limits?: LimitOverrides
+  backend?: Backend
+  goal?: 'ACTIVE' | 'STORED'
+}
+
 /** Begins a FAILED, held or waiting image anew, with other rules if given. */
 export async function retry(
   images: ImagesContext,
   name: ImageName,
-  options: {profile?: Profile; limits?: LimitOverrides; goal?: 'ACTIVE' | 'STORED'},
+  options: RetryOptions,
 ): Promise<void> {
   await images.database.db.transaction().execute(async (trx) => {
     const image = await mustGet(trx, images, name)
     const open = await getOpenRun(trx, image.id, images.node)
     const rules: PlacementPatch = {
       ...(options.profile === undefined ? {} : {profile: options.profile}),
+      ...(options.backend === undefined ? {} : {backend: options.backend}),
       ...(options.limits === undefined ? {} : {limits: {...image.limits, ...options.limits}}),
       ...(options.goal === undefined ? {} : {goal: options.goal}),
     }
@@ -153,6 +163,9 @@ export async function retry(
       throw fail('image_busy', {name, reason: `a run is at work on it (${image.state})`})
     } else if (image.held || image.state !== image.goal) {
       await restart(trx, images, image, {...rules, held: null})
+    } else if (options.backend !== undefined && options.backend !== image.treeBackend) {
+      const needed = 'an image that is FAILED or waiting; `imgstore convert` changes the backend'
+      throw fail('wrong_state', {name, state: image.state, needed})
     } else if (options.profile !== undefined || options.limits !== undefined) {
       throw fail('wrong_state', {
         name,
@@ -162,6 +175,36 @@ export async function retry(
     }
   })
   failpoint('images.asked')
+}
+
+/**
+ * Makes the tree of a STORED image anew with another backend, from the blob that is there, and brings it to `goal`.
+ *
+ * Returns false when it is made with that backend already. Errors: wrong_state, image_busy.
+ */
+export async function convert(
+  images: ImagesContext,
+  name: ImageName,
+  options: {backend: TreeBackend; goal: 'ACTIVE' | 'STORED'},
+): Promise<boolean> {
+  const wasChanged = await images.database.db.transaction().execute(async (trx) => {
+    const image = await mustGet(trx, images, name)
+    const {backend, goal} = options
+    if (await getOpenRun(trx, image.id, images.node)) {
+      throw fail('image_busy', {name, reason: `a run is at work on it (${image.state})`})
+    }
+    if (image.state !== 'STORED') {
+      throw fail('wrong_state', {name, state: image.state, needed: 'STORED or ACTIVE'})
+    }
+    const isDone = image.treeBackend === backend
+    if (isDone && image.goal === goal) return false
+    // From DOWNLOADED on everything is made anew; the tree that is there stays until the new one takes its place.
+    const state = isDone ? 'STORED' : 'DOWNLOADED'
+    await restart(trx, images, image, {backend, goal, state, held: null})
+    return !isDone
+  })
+  failpoint('images.asked')
+  return wasChanged
 }
 
 /** Cancels the open run, changes the placement, and opens a run towards its goal. */

@@ -101,9 +101,13 @@ async function settleStored(
   if (image.goal === 'ACTIVE') {
     if (image.held?.code !== 'host_cannot_mount' || !(await images.canMount()).isAble) return
     await openRunFor(images, image)
-  } else if (image.held === undefined && mounts.length > 0 && areOurs(image, mounts)) {
+  } else if (image.held === undefined) {
+    const hasIndex = findMounts(images.layout.rootfs(image.name)).length > 0
+    const isMounted = mounts.length > 0 && areOurs(image, mounts)
+    if (!isMounted && !(hasIndex && mounts.length === 0)) return
     if (await getOpenRun(images.database.db, image.id, images.node)) return
-    unmountExtra(images, image, mounts.length)
+    if (isMounted) unmountExtra(images, image, mounts.length)
+    if (hasIndex) unmountIndex(images, image)
   }
 }
 
@@ -124,6 +128,16 @@ async function openRunFor(images: ImagesContext, image: PlacedImage): Promise<vo
       now,
     })
   })
+}
+
+function unmountIndex(images: ImagesContext, image: PlacedImage): void {
+  const rootfs = images.layout.rootfs(image.name)
+  try {
+    for (let left = findMounts(rootfs).length; left > 0; left--) unmountSync(rootfs)
+  } catch (error) {
+    const {message} = toImgstoreError(error)
+    images.log.warn({image: image.name, error: message}, 'an index that nobody asked for is in use')
+  }
 }
 
 function unmountExtra(images: ImagesContext, image: PlacedImage, count: number): void {

@@ -3,6 +3,7 @@ import {access, constants, statfs} from 'node:fs/promises'
 import {listEvents} from '../db/events.ts'
 import {countByState} from '../db/images.ts'
 import {fromSystemError, systemCode, toImgstoreError} from '../errors.ts'
+import type {ErofsSupport} from '../mounts/erofs.ts'
 import type {HostCheck} from '../mounts/host-check.ts'
 import {settingKeys, settingTable, type SettingSpec} from '../settings.ts'
 import {formatValue} from '../setting-values.ts'
@@ -28,8 +29,9 @@ const lowSpaceShare = 0.05
 
 export async function doctor(
   maintenance: MaintenanceContext,
-  checkHost: () => Promise<HostCheck>,
+  checkHost: () => Promise<{host: HostCheck; erofs: ErofsSupport}>,
 ): Promise<DoctorReport> {
+  const {host, erofs} = await checkHost()
   const checks = [
     checkProgram(),
     await checkStore(maintenance),
@@ -37,7 +39,8 @@ export async function doctor(
     await checkSpace(maintenance),
     await checkClock(maintenance),
     await checkWorker(maintenance),
-    ...hostChecks(await checkHost()),
+    ...hostChecks(host),
+    checkErofs(erofs),
   ]
   return {
     isOk: checks.every((check) => check.status !== 'fail'),
@@ -148,6 +151,21 @@ function hostChecks(host: HostCheck): DoctorCheck[] {
     detail: item.detail,
     ...(item.ok ? {} : {hint: item.hint}),
   }))
+}
+
+function checkErofs(erofs: ErofsSupport): DoctorCheck {
+  const name = 'backend erofs'
+  if (erofs.ok) {
+    const how = erofs.how === 'file' ? 'from files, without a loop device' : 'through loop devices'
+    return {name, status: 'ok', detail: `a trial image was mounted ${how}; --backend auto takes it`}
+  }
+  const detail = `${erofs.reason}; --backend auto extracts instead`
+  return {
+    name,
+    status: 'warn',
+    detail,
+    hint: 'It needs root and a kernel with EROFS (6.12 or newer is best).',
+  }
 }
 
 function describeSettings(maintenance: MaintenanceContext): DoctorSetting[] {

@@ -43,6 +43,8 @@ export function landlockVersion(): number {
 export type Confinement = {
   /** The directory below which writing stays allowed. */
   rootFd: number
+  /** More directories of that kind. */
+  otherFds?: readonly number[]
   /** Whether programs may still be started. */
   canExecute: boolean
 }
@@ -51,7 +53,7 @@ export type Confinement = {
  * Confines this thread and every thread and process it makes from now on (with Landlock 8, all threads). Returns false,
  * with nothing changed, where the kernel has no Landlock 2 (version 1 forbids hard links between directories).
  */
-export function confine({rootFd, canExecute}: Confinement): boolean {
+export function confine({rootFd, otherFds = [], canExecute}: Confinement): boolean {
   const version = landlockVersion()
   if (version < 2) return false
   const call = syscall()
@@ -70,15 +72,15 @@ export function confine({rootFd, canExecute}: Confinement): boolean {
   // struct landlock_path_beneath_attr, packed.
   const rule = Buffer.alloc(12)
   rule.writeBigUInt64LE(write, 0)
-  rule.writeInt32LE(rootFd, 8)
-  const added = call(
-    SYS_LANDLOCK_ADD_RULE,
-    ...['int', fd, 'int', RULE_PATH_BENEATH, 'void *', rule, 'uint32_t', 0],
-  )
+  const areAdded = [rootFd, ...otherFds].every((dirFd) => {
+    rule.writeInt32LE(dirFd, 8)
+    const args = ['int', fd, 'int', RULE_PATH_BENEATH, 'void *', rule, 'uint32_t', 0]
+    return call(SYS_LANDLOCK_ADD_RULE, ...args) === 0
+  })
   const prctl = libc().lib.func('prctl', 'int', ['int', 'ulong', 'ulong', 'ulong', 'ulong'])
   const flags = version >= 8 ? RESTRICT_SELF_TSYNC : 0
   const isDone =
-    added === 0 &&
+    areAdded &&
     (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) as number) === 0 &&
     call(SYS_LANDLOCK_RESTRICT_SELF, ...['int', fd, 'uint32_t', flags]) === 0
   libc().lib.func('int close(int)')(fd)

@@ -5,8 +5,9 @@
 import {BugError} from '../assert.ts'
 import {toImgstoreError} from '../errors.ts'
 import {confine, limitResources} from '../syscalls/confine.ts'
+import {indexArchive, indexFileBytesMax} from './erofs/index-archive.ts'
 import {extract} from './extract.ts'
-import type {ChildMessage, UnpackJob} from './protocol.ts'
+import type {ChildJob, ChildMessage} from './protocol.ts'
 
 const PROGRESS_EVERY_MS = 250
 
@@ -17,7 +18,7 @@ function send(message: ChildMessage, then?: () => void): void {
   process.send?.(message, undefined, {}, () => then?.())
 }
 
-async function work(job: UnpackJob): Promise<void> {
+async function work({kind, job}: ChildJob): Promise<void> {
   // Modes are given at creation, so nothing may take bits away from them.
   process.umask(0)
   let lastMs = -Infinity
@@ -29,8 +30,13 @@ async function work(job: UnpackJob): Promise<void> {
   }
   const end = (): void => process.disconnect()
   try {
-    limitResources({fileBytesMax: job.limits.fileBytesMax, descriptorsMax: DESCRIPTORS_MAX})
-    send({kind: 'done', result: await extract(job, {onProgress, confine})}, end)
+    const fileBytesMax = kind === 'index' ? indexFileBytesMax(job.limits) : job.limits.fileBytesMax
+    limitResources({fileBytesMax, descriptorsMax: DESCRIPTORS_MAX})
+    const result =
+      kind === 'index'
+        ? await indexArchive(job, {onProgress, confine})
+        : await extract(job, {onProgress, confine})
+    send({kind: 'done', result}, end)
   } catch (error) {
     const coded = toImgstoreError(error)
     const details = error instanceof BugError ? {reason: error.message} : coded.details
@@ -40,5 +46,5 @@ async function work(job: UnpackJob): Promise<void> {
 
 process.once('disconnect', () => process.exit(process.exitCode ?? 0))
 process.once('message', (job) => {
-  void work(job as UnpackJob)
+  void work(job as ChildJob)
 })

@@ -37,6 +37,8 @@ export class ArchiveParser {
   private remaining = 0
   /** Where the current chunk begins in the archive. */
   private position = 0
+  /** Where the block at work ends in the archive. */
+  private blockEnd = 0
   private readonly block = Buffer.alloc(BLOCK_BYTES)
   private blockBytes = 0
 
@@ -61,6 +63,23 @@ export class ArchiveParser {
   /** The entry that was begun last, for messages about the archive as a whole. */
   get current(): {entry: string; offset: number} {
     return {entry: displayName(this.lastName), offset: this.lastOffset}
+  }
+
+  /** While an entry is begun: where its data begins in the uncompressed archive. */
+  get dataPosition(): number {
+    return this.blockEnd
+  }
+
+  /** How many of the next bytes need not be pushed, because they are data that nobody wants. */
+  get skippableBytes(): number {
+    return this.state === 'data' && !this.isWanted ? this.remaining : 0
+  }
+
+  /** Takes `skippableBytes` as read. */
+  skip(): void {
+    this.position += this.skippableBytes
+    this.remaining -= this.skippableBytes
+    if (this.state === 'data' && this.remaining === 0) this.endData()
   }
 
   /**
@@ -138,6 +157,7 @@ export class ArchiveParser {
   }
 
   private takeBlock(block: Buffer, start: number, offset: number): void {
+    this.blockEnd = offset + BLOCK_BYTES
     switch (this.expect) {
       case 'header':
         if (isZeroBlock(block, start)) {

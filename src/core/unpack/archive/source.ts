@@ -21,19 +21,29 @@ export type Consume = (chunk: Buffer, readBytes: number) => void
 const GUNZIP_CHUNK_BYTES = 256 * KiB
 const ZSTD_CHUNK_BYTES = 512 * KiB
 const PLAIN_CHUNK_BYTES = MiB
+// Where data is skipped, little is read in vain after a header.
+const SKIPPING_CHUNK_BYTES = 64 * KiB
 const INPUT_CHUNK_BYTES = 256 * KiB
 const INPUTS_MAX = 3
 const OUTPUTS_MAX = 4
 
+/** Says after a chunk how many of the next bytes are not wanted; only what is not compressed can be skipped. */
+export type Skip = () => number
+
 /**
- * Reads the whole blob.
+ * Reads the whole blob, but for what `skip` says.
  *
  * Errors: bad_archive (damaged compression), compression_unsupported, io_failed, and what `consume` throws.
  */
-export async function readBlob(blob: Blob, format: ArchiveFormat, consume: Consume): Promise<void> {
+export async function readBlob(
+  blob: Blob,
+  format: ArchiveFormat,
+  consume: Consume,
+  skip?: Skip,
+): Promise<void> {
   switch (format) {
     case 'tar':
-      return readPlain(blob, consume)
+      return readPlain(blob, consume, skip)
     case 'gzip':
       return readGzip(blob, consume)
     case 'zstd':
@@ -60,14 +70,15 @@ export function readFully(blob: Blob, buffer: Buffer, position: number): number 
   return count
 }
 
-async function readPlain(blob: Blob, consume: Consume): Promise<void> {
-  const buffer = Buffer.allocUnsafeSlow(PLAIN_CHUNK_BYTES)
+async function readPlain(blob: Blob, consume: Consume, skip?: Skip): Promise<void> {
+  const buffer = Buffer.allocUnsafeSlow(skip ? SKIPPING_CHUNK_BYTES : PLAIN_CHUNK_BYTES)
   let position = 0
   for (;;) {
     const count = readFully(blob, buffer, position)
     if (count === 0) return
     position += count
     consume(count === buffer.length ? buffer : buffer.subarray(0, count), position)
+    position += skip?.() ?? 0
     // Everything is synchronous, so the parent's going away is seen only between chunks.
     await turn()
   }
