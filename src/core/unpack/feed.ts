@@ -38,9 +38,9 @@ export async function feedBlob(
     format === 'tar'
       ? {consume: take, end: () => undefined}
       : pushDecompressed(parser, take, format, options.ratioMax)
-  const skip = (): number => {
-    const bytes = parser.skippableBytes
-    parser.skip()
+  const skip = (left: number): number => {
+    const bytes = Math.min(left, parser.skippableBytes)
+    if (bytes > 0) parser.skip(bytes)
     return bytes
   }
   const consume: Consume = (chunk, readBytes) => {

@@ -75,10 +75,10 @@ export class ArchiveParser {
     return this.state === 'data' && !this.isWanted ? this.remaining : 0
   }
 
-  /** Takes `skippableBytes` as read. */
-  skip(): void {
-    this.position += this.skippableBytes
-    this.remaining -= this.skippableBytes
+  /** Takes `bytes` of `skippableBytes` as read. */
+  skip(bytes: number): void {
+    this.position += bytes
+    this.remaining -= bytes
     if (this.state === 'data' && this.remaining === 0) this.endData()
   }
 

@@ -27,8 +27,8 @@ const INPUT_CHUNK_BYTES = 256 * KiB
 const INPUTS_MAX = 3
 const OUTPUTS_MAX = 4
 
-/** Says after a chunk how many of the next bytes are not wanted; only what is not compressed can be skipped. */
-export type Skip = () => number
+/** Says after a chunk how many of the next bytes, of which there are `left`, are not wanted; for plain archives only. */
+export type Skip = (left: number) => number
 
 /**
  * Reads the whole blob, but for what `skip` says.
@@ -78,7 +78,7 @@ async function readPlain(blob: Blob, consume: Consume, skip?: Skip): Promise<voi
     if (count === 0) return
     position += count
     consume(count === buffer.length ? buffer : buffer.subarray(0, count), position)
-    position += skip?.() ?? 0
+    position += skip?.(blob.sizeBytes - position) ?? 0
     // Everything is synchronous, so the parent's going away is seen only between chunks.
     await turn()
   }

@@ -31,6 +31,19 @@ const fileTypes = {
   fifo: S_IFIFO,
 }
 
+/**
+ * The times that ext4 keeps. EROFS would keep others, but what is changed in an overlay is copied to a file system that
+ * does not, and tools read years past these wrongly.
+ */
+const SECONDS_MIN = -(2 ** 31)
+const SECONDS_MAX = 2 ** 34 - 2 ** 31 - 1
+
+/** A time as a kernel makes it fit its file system: at the ends it has no fraction. */
+function keptTime({seconds, nanoseconds}: Member['mtime']): Member['mtime'] {
+  if (seconds > SECONDS_MIN && seconds < SECONDS_MAX) return {seconds, nanoseconds}
+  return {seconds: seconds < 0 ? SECONDS_MIN : SECONDS_MAX, nanoseconds: 0}
+}
+
 /** The one device of an image made from one archive. */
 const DEVICE = 1
 
@@ -50,7 +63,8 @@ export class TreeBuilder {
   }
 
   /** Takes an entry, whose data begins at `position` of the device. */
-  add(member: Member, position: number): void {
+  add(archived: Member, position: number): void {
+    const member = {...archived, mtime: keptTime(archived.mtime)}
     this.paths.mtime = member.mtime
     if (member.path === '') {
       this.setAttributes(ROOT, member)
