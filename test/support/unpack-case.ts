@@ -1,5 +1,5 @@
 /** Unpacks bytes into a fresh directory beside a canary that nothing may touch; as root it indexes them too. */
-import {closeSync, mkdirSync, openSync, symlinkSync, utimesSync, writeFileSync} from 'node:fs'
+import {mkdirSync, writeFileSync} from 'node:fs'
 import {spawnSync} from 'node:child_process'
 import {join} from 'node:path'
 import {expect} from 'chai'
@@ -8,9 +8,9 @@ import {type LimitOverrides, type Profile, resolveLimits} from '../../src/core/l
 import {type DirCalls, kernelCalls} from '../../src/core/unpack/dir/calls.ts'
 import {extract} from '../../src/core/unpack/extract.ts'
 import type {UnpackResult} from '../../src/core/unpack/unpack.ts'
+import {listCanary, makeCanary} from './canary.ts'
 import {expectAgreement} from './erofs-agreement.ts'
 import {withTempDir} from './temp-dir.ts'
-import {listTree} from './tree-listing.ts'
 
 export type UnpackCase = {
   bytes: Buffer
@@ -71,19 +71,4 @@ export async function withUnpacked(
       if (process.getuid?.() !== 0) spawnSync('chmod', ['-R', 'u+rwX', root])
     }
   })
-}
-
-/** Files that attacks aim at: a sibling with the root's name as its prefix, a secret above, a directory with a file. */
-function makeCanary(dir: string): void {
-  mkdirSync(join(dir, 'img-evil'))
-  writeFileSync(join(dir, 'img-evil', 'file'), 'canary\n', {mode: 0o640})
-  writeFileSync(join(dir, 'secret'), 'secret\n', {mode: 0o600})
-  symlinkSync('secret', join(dir, 'link'))
-  closeSync(openSync(join(dir, 'empty'), 'w'))
-  utimesSync(join(dir, 'img-evil'), 1000, 1000)
-  utimesSync(join(dir, 'secret'), 1000, 1000)
-}
-
-function listCanary(dir: string): string[] {
-  return [...listTree(dir, {skip: 'img'})].map((line) => line.join(' '))
 }

@@ -20,9 +20,11 @@ const WRITE = (1n << 1n) | (0x7ffn << 4n)
 const NET_BIND_AND_CONNECT_TCP = 3n
 const SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS = 3n
 
+const RLIMIT_CPU = 0
 const RLIMIT_FSIZE = 1
 const RLIMIT_CORE = 4
 const RLIMIT_NOFILE = 7
+const CPU_GRACE_SECONDS = 5
 
 type Syscall = (...args: unknown[]) => number
 
@@ -88,16 +90,21 @@ export function confine({rootFd, otherFds = [], canExecute}: Confinement): boole
 }
 
 /** Bounds for this process and its children; what the system forbids more strictly already stays so. */
-export type ResourceLimits = {fileBytesMax: number; descriptorsMax: number}
+export type ResourceLimits = {
+  fileBytesMax: number
+  descriptorsMax: number
+  /** Of processor time, in all threads together; then comes SIGXCPU, and SIGKILL soon after. */
+  cpuSecondsMax?: number
+}
 
 /** Sets the limits, and that no core is dumped. Returns false where this host cannot. */
 export function limitResources(limits: ResourceLimits): boolean {
   if (tryLibc() instanceof Error) return false
   const setrlimit = libc().lib.func('setrlimit', 'int', ['int', 'void *'])
-  const set = (resource: number, value: number): boolean => {
+  const set = (resource: number, value: number, hard = value): boolean => {
     const limit = Buffer.alloc(16)
     limit.writeBigUInt64LE(BigInt(value), 0)
-    limit.writeBigUInt64LE(BigInt(value), 8)
+    limit.writeBigUInt64LE(BigInt(hard), 8)
     return (setrlimit(resource, limit) as number) === 0
   }
   const results = [
@@ -105,5 +112,9 @@ export function limitResources(limits: ResourceLimits): boolean {
     set(RLIMIT_FSIZE, Math.min(limits.fileBytesMax, Number.MAX_SAFE_INTEGER)),
     set(RLIMIT_NOFILE, limits.descriptorsMax),
   ]
+  const {cpuSecondsMax} = limits
+  if (cpuSecondsMax !== undefined) {
+    results.push(set(RLIMIT_CPU, cpuSecondsMax, cpuSecondsMax + CPU_GRACE_SECONDS))
+  }
   return results.every(Boolean)
 }

@@ -2,8 +2,10 @@
  * The process that touches hostile bytes: it is given one job, does it, and ends. It ends at once when its parent
  * is gone, however that happened. It reads no environment and loads nothing of the program but this room.
  */
+import {statSync} from 'node:fs'
 import {BugError} from '../assert.ts'
 import {toImgstoreError} from '../errors.ts'
+import {MiB} from '../limits.ts'
 import {confine, limitResources} from '../syscalls/confine.ts'
 import {indexArchive, indexFileBytesMax} from './erofs/index-archive.ts'
 import {extract} from './extract.ts'
@@ -13,6 +15,20 @@ const PROGRESS_EVERY_MS = 250
 
 // The writer holds 256 directories; Node has some twenty descriptors of its own.
 const DESCRIPTORS_MAX = 512
+
+/**
+ * Ten minutes and more by the size of the blob: a mebibyte of the worst archive that the limits let through (a gibibyte
+ * of zeros at 1,000:1, or a hundred zstd frames of nothing) takes about a second.
+ */
+function cpuSecondsFor(job: {blobPath: string}): number {
+  let blobBytes = 0
+  try {
+    blobBytes = statSync(job.blobPath).size
+  } catch {
+    // Opening it will say why.
+  }
+  return 600 + Math.ceil((8 * blobBytes) / MiB)
+}
 
 function send(message: ChildMessage, then?: () => void): void {
   process.send?.(message, undefined, {}, () => then?.())
@@ -31,7 +47,11 @@ async function work({kind, job}: ChildJob): Promise<void> {
   const end = (): void => process.disconnect()
   try {
     const fileBytesMax = kind === 'index' ? indexFileBytesMax(job.limits) : job.limits.fileBytesMax
-    limitResources({fileBytesMax, descriptorsMax: DESCRIPTORS_MAX})
+    limitResources({
+      fileBytesMax,
+      descriptorsMax: DESCRIPTORS_MAX,
+      cpuSecondsMax: cpuSecondsFor(job),
+    })
     const result =
       kind === 'index'
         ? await indexArchive(job, {onProgress, confine})

@@ -68,6 +68,8 @@ async function extractInto(
     rootPath: job.targetDir,
     linkRule: linkRules[job.profile],
     depthMax: job.limits.depthMax,
+    // At most as many again as there may be entries; one path alone is always allowed.
+    impliedMax: job.limits.filesMax + job.limits.depthMax,
     warn,
   })
   const parser = new ArchiveParser({

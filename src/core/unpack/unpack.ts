@@ -132,6 +132,8 @@ function runChild<T extends UnpackResult>(
 /** Why a process that said nothing ended. */
 function deathOf(code: number | null, signal: string | null, complaint: string): string {
   if (complaint.includes('heap out of memory')) return 'the unpacker ran out of memory'
+  if (signal === 'SIGXCPU')
+    return 'the unpacker took more processor time than such an archive needs'
   const how = signal === null ? `ended with code ${code ?? 'unknown'}` : `was killed by ${signal}`
   const said = complaint
     .split('\n')

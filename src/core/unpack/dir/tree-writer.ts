@@ -41,6 +41,8 @@ export type TreeWriterOptions = {
   rootPath: string
   linkRule: LinkRule
   depthMax: number
+  /** Directories made because a path needs them and no entry came before. */
+  impliedMax: number
   warn: Warn
 }
 
@@ -68,6 +70,7 @@ export class TreeWriter {
     this.directories = new HeldDirectories(options.calls, options.rootFd, {
       linkRule: options.linkRule,
       depthMax: options.depthMax,
+      createdMax: options.impliedMax,
       onCreate: (path) => this.attributes.set(path, impliedDirectory),
     })
     this.attributes.set('', impliedDirectory)
