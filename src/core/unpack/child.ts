@@ -37,6 +37,7 @@ function send(message: ChildMessage, then?: () => void): void {
 async function work({kind, job}: ChildJob): Promise<void> {
   // Modes are given at creation, so nothing may take bits away from them.
   process.umask(0)
+  // The first is always told, however soon.
   let lastMs = -Infinity
   const onProgress = (progress: {readBytes: number; entries: number}): void => {
     const nowMs = performance.now()
