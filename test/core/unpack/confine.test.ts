@@ -109,6 +109,20 @@ describe('confinement', function () {
     })
   })
 
+  it('ends what takes more processor time than it is given', () =>
+    withTempDir((dir) => {
+      let signal: unknown
+      try {
+        confined(
+          dir,
+          'limitResources({fileBytesMax: 1000, descriptorsMax: 64, cpuSecondsMax: 1}); for (;;);',
+        )
+      } catch (error) {
+        signal = (error as {signal?: unknown}).signal
+      }
+      expect(signal).to.equal('SIGXCPU')
+    }))
+
   it('limits files and descriptors', () =>
     withTempDir((dir) => {
       const said = confined(

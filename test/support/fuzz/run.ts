@@ -32,7 +32,9 @@ export type FuzzReport = {
   peakRssBytes: number
 }
 
-const HANG_MS = 5000
+/** Five seconds of work on one case, or a minute of waiting: a busy machine is not a hang. */
+const HANG_CPU_MS = 5000
+const HANG_WALL_MS = 60_000
 /** A thread keeps a few MiB of sources and small archives; the rest is a leak. */
 const HEAP_MIB_MAX = 256
 
@@ -63,6 +65,7 @@ export async function runFuzz(options: FuzzOptions): Promise<FuzzReport> {
           childEvery: options.childEvery,
           shared,
         },
+        options.threads,
         report,
       )
     })
@@ -78,7 +81,12 @@ export async function runFuzz(options: FuzzOptions): Promise<FuzzReport> {
 const doneOf = (all: SharedArrayBuffer[]): number =>
   all.reduce((sum, shared) => sum + Number(Atomics.load(new BigInt64Array(shared), 1)), 0)
 
-function runThread(job: FuzzJob, report: FuzzReport): Promise<void> {
+const cpuMs = (): number => {
+  const {user, system} = process.cpuUsage()
+  return Math.round((user + system) / 1000)
+}
+
+function runThread(job: FuzzJob, threads: number, report: FuzzReport): Promise<void> {
   const worker = new Worker(join(import.meta.dirname, 'worker.ts'), {
     workerData: job,
     resourceLimits: {maxOldGenerationSizeMb: HEAP_MIB_MAX},
@@ -87,13 +95,19 @@ function runThread(job: FuzzJob, report: FuzzReport): Promise<void> {
   const current = (): number => Number(Atomics.load(shared, 0))
   let lastDone = -1n
   let sinceMs = Date.now()
+  let sinceCpuMs = cpuMs()
   const watch = setInterval(() => {
     const done = Atomics.load(shared, 1)
     if (done !== lastDone) {
       lastDone = done
       sinceMs = Date.now()
-    } else if (Date.now() - sinceMs > HANG_MS && done > 0n) {
-      report.failures.push({seed: current(), text: `it hangs for more than ${HANG_MS} ms`})
+      sinceCpuMs = cpuMs()
+      return
+    }
+    const [wall, cpu] = [Date.now() - sinceMs, cpuMs() - sinceCpuMs]
+    // The other threads work too, and count together.
+    if (cpu > HANG_CPU_MS * threads || wall > HANG_WALL_MS) {
+      report.failures.push({seed: current(), text: `it hangs: ${wall} ms, ${cpu} ms of CPU`})
       void worker.terminate()
     }
   }, 500)

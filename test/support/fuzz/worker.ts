@@ -21,9 +21,10 @@ function count(what: string): void {
 
 async function attempt(seed: number, dir: string): Promise<void> {
   count(`${fuzzCase(seed).kind} ${checkInProcess(seed)}`)
-  const way: ExtractWay | undefined =
-    seed % job.childEvery === 0 ? 'child' : seed % job.extractEvery === 0 ? 'here' : undefined
-  if (way !== undefined) count(`unpacked ${way} ${await checkExtraction(seed, dir, way)}`)
+  const ways: ExtractWay[] = []
+  if (seed % job.extractEvery === 0) ways.push('here')
+  if (seed % job.childEvery === 0) ways.push('child')
+  for (const way of ways) count(`unpacked ${way} ${await checkExtraction(seed, dir, way)}`)
 }
 
 const dir = mkdtempSync(join(tmpdir(), 'imgstore-fuzz-'))

@@ -158,13 +158,31 @@ export function readHeader(block: Buffer, start: number, offset: number): RawHea
     name,
     linkName: readString(block, start + 157, 100, 'link name', offset),
     mode: isMeta ? 0 : needNumber(block, start + 100, 8, 'mode', offset),
-    uid: isMeta ? 0 : (readNumber(block, start + 108, 8, 'owner', offset) ?? 0),
-    gid: isMeta ? 0 : (readNumber(block, start + 116, 8, 'group', offset) ?? 0),
+    uid: isMeta
+      ? 0
+      : (readNumber(block, start + 108, 8, 'owner', offset) ??
+        blank(block, start + 108, 'owner', offset)),
+    gid: isMeta
+      ? 0
+      : (readNumber(block, start + 116, 8, 'group', offset) ??
+        blank(block, start + 116, 'group', offset)),
     sizeBytes: needNumber(block, start + 124, 12, 'size', offset),
-    mtimeSeconds: isMeta ? 0 : (readNumber(block, start + 136, 12, 'time', offset) ?? 0),
+    mtimeSeconds: isMeta
+      ? 0
+      : (readNumber(block, start + 136, 12, 'time', offset) ??
+        blank(block, start + 136, 'time', offset)),
   }
   if (!isPlain(block, start, header)) checkBySecondReader(block, start, header, offset)
   return header
+}
+
+/** A field without digits is 0 when it is empty; of spaces GNU tar makes an error and others 0. */
+function blank(block: Buffer, start: number, field: string, offset: number): number {
+  if (block[start] === 0) return 0
+  throw fail('bad_archive', {
+    offset,
+    reason: `its ${field} is blank, which parsers read differently`,
+  })
 }
 
 /** The device numbers of a device's header. */
