@@ -7,7 +7,7 @@ import {bashScript} from '../../src/cli/completion/bash.ts'
 import {fishScript} from '../../src/cli/completion/fish.ts'
 import {modelOf, nextWords, type CommandModel} from '../../src/cli/completion/model.ts'
 import {zshScript} from '../../src/cli/completion/zsh.ts'
-import {commandIds, loadCommand, runCommand} from '../support/run-command.ts'
+import {commandIds, compileCache, loadCommand, runCommand} from '../support/run-command.ts'
 import {requires} from '../support/requires.ts'
 import {withTempDir} from '../support/temp-dir.ts'
 
@@ -35,7 +35,7 @@ async function inShell(shell: string, text: string, script: string): Promise<str
     const main = resolve('test/support/run-command-main.ts')
     writeFileSync(
       join(dir, 'bin/imgstore'),
-      `#!/bin/sh\nexport IMGSTORE_STORE_PATH='${store}'\nexec '${process.execPath}' '${main}' "$@"\n`,
+      `#!/bin/sh\nexport IMGSTORE_STORE_PATH='${store}' NODE_COMPILE_CACHE='${compileCache}'\nexec '${process.execPath}' '${main}' "$@"\n`,
     )
     chmodSync(join(dir, 'bin/imgstore'), 0o755)
     writeFileSync(join(dir, 'completion'), script)
