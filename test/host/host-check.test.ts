@@ -5,6 +5,8 @@ import {expect} from 'chai'
 import {checkMountHost} from '../../src/core/mounts/host-check.ts'
 import {mountsBelow} from '../../src/core/mounts/mount-table.ts'
 import {mountOverlaySync, unmountSync} from '../../src/core/mounts/mount.ts'
+import {resolveSettings} from '../../src/core/settings.ts'
+import {openStore} from '../../src/core/store.ts'
 import {mount, MS_NODEV, MS_NOSUID, MS_RDONLY} from '../../src/core/syscalls/mount.ts'
 import {requires} from '../support/requires.ts'
 import {withTempDir} from '../support/temp-dir.ts'
@@ -75,5 +77,33 @@ describe('the check of a host that can mount', function () {
       const program = check.items.find((item) => item.name === 'fuse-overlayfs')
       expect(check.canMount.ok).to.equal(program?.ok)
       expect(mountsBelow(dir)).to.deep.equal([])
+    }))
+})
+
+describe('the doctor of a store that cannot be written', function () {
+  requires('root')
+
+  it('fails, and says what to do', () =>
+    withTempDir(async (dir) => {
+      const storeDir = join(dir, 'store')
+      mkdirSync(storeDir)
+      mount('ro', storeDir, 'tmpfs', MS_NODEV | MS_NOSUID | MS_RDONLY, null)
+      try {
+        const resolved = resolveSettings({
+          flags: {store: storeDir},
+          env: {},
+          dataDir: dir,
+          cwd: dir,
+        })
+        const store = await openStore({...resolved, role: 'command', access: 'read'})
+        const {isOk, checks} = await store.maintenance.doctor()
+        await store.close()
+        const found = checks.find(({name}) => name === 'store')
+        expect(found).to.include({status: 'fail'})
+        expect(found?.hint).to.include('--store')
+        expect(isOk).to.equal(false)
+      } finally {
+        unmountSync(storeDir)
+      }
     }))
 })
