@@ -1,7 +1,7 @@
 /**
  * What an image is, in the words that every door uses.
  *
- * State: how far an image has come on one host (the seeds' names). Goal: where its owner wants it.
+ * State: how far an image has come on one host. Goal: where its owner wants it.
  * Run: one effort of the state machine to bring an image from its state to its goal. Event: one thing a run did.
  */
 import type {Digest} from './digest.ts'

@@ -1,4 +1,4 @@
-/** Where things are in a store, as the seeds name it. Pure path arithmetic; names were checked before. */
+/** Where things are in a store. Pure path arithmetic; names were checked before. */
 import {join} from 'node:path'
 import type {ImageName, RunId} from './ids.ts'
 
