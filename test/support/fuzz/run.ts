@@ -90,6 +90,8 @@ function runThread(job: FuzzJob, threads: number, report: FuzzReport): Promise<v
   const worker = new Worker(join(import.meta.dirname, 'worker.ts'), {
     workerData: job,
     resourceLimits: {maxOldGenerationSizeMb: HEAP_MIB_MAX},
+    // Node would warn of each descriptor that it closes but has not opened: koffi has.
+    trackUnmanagedFds: false,
   })
   const shared = new BigInt64Array(job.shared)
   const current = (): number => Number(Atomics.load(shared, 0))
