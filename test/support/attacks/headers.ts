@@ -67,6 +67,18 @@ export const headersAttacks: Attack[] = [
     expect: {all: 'bad'},
   },
   {
+    title: 'a file with a device number that is none, where Python ends the archive',
+    bytes: archive(file('a'), file('hidden', 'x', {deviceMajor: '0x1f'})),
+    expect: {all: 'bad'},
+    says: /device major/,
+  },
+  {
+    title: 'an owner of spaces',
+    bytes: archive(file('a', 'x', {uid: '        '})),
+    expect: {all: 'bad'},
+    says: /blank/,
+  },
+  {
     title: 'a name with bytes after its NUL',
     bytes: archive(file('good\0/../../bad', 'x')),
     expect: {all: 'bad'},
