@@ -218,6 +218,15 @@ export const headersAttacks: Attack[] = [
     expect: {all: 'bad'},
   },
   {
+    title: 'a GNU long name without its NUL, which some read on into the padding',
+    bytes: archive(
+      entry({name: '././@LongLink', type: 'L', magic: 'gnu', size: 3, body: 'abcdef'}),
+      file('a', 'x', {magic: 'gnu'}),
+    ),
+    expect: {all: 'bad'},
+    says: /NUL/,
+  },
+  {
     title: 'a GNU long name with bytes after its NUL',
     bytes: archive(longName('good\0../../bad'), file('a', 'x', {magic: 'gnu'})),
     expect: {all: 'bad'},
