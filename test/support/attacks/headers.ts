@@ -67,6 +67,18 @@ export const headersAttacks: Attack[] = [
     expect: {all: 'bad'},
   },
   {
+    title: 'a file with a device number that is none, where Python ends the archive',
+    bytes: archive(file('a'), file('hidden', 'x', {deviceMajor: '0x1f'})),
+    expect: {all: 'bad'},
+    says: /device major/,
+  },
+  {
+    title: 'an owner of spaces',
+    bytes: archive(file('a', 'x', {uid: '        '})),
+    expect: {all: 'bad'},
+    says: /blank/,
+  },
+  {
     title: 'a name with bytes after its NUL',
     bytes: archive(file('good\0/../../bad', 'x')),
     expect: {all: 'bad'},
@@ -204,6 +216,15 @@ export const headersAttacks: Attack[] = [
     title: 'a GNU long name that is empty',
     bytes: archive(longName(''), file('a', 'x', {magic: 'gnu'})),
     expect: {all: 'bad'},
+  },
+  {
+    title: 'a GNU long name without its NUL, which some read on into the padding',
+    bytes: archive(
+      entry({name: '././@LongLink', type: 'L', magic: 'gnu', size: 3, body: 'abcdef'}),
+      file('a', 'x', {magic: 'gnu'}),
+    ),
+    expect: {all: 'bad'},
+    says: /NUL/,
   },
   {
     title: 'a GNU long name with bytes after its NUL',

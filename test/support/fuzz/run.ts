@@ -89,9 +89,9 @@ const cpuMs = (): number => {
 function runThread(job: FuzzJob, threads: number, report: FuzzReport): Promise<void> {
   const worker = new Worker(join(import.meta.dirname, 'worker.ts'), {
     workerData: job,
-    resourceLimits: {maxOldGenerationSizeMb: HEAP_MIB_MAX},
-    // Node would warn of each descriptor that it closes but has not opened: koffi has.
+    // The unpacker closes its descriptors itself, some of them opened by system calls that Node did not see.
     trackUnmanagedFds: false,
+    resourceLimits: {maxOldGenerationSizeMb: HEAP_MIB_MAX},
   })
   const shared = new BigInt64Array(job.shared)
   const current = (): number => Number(Atomics.load(shared, 0))

@@ -172,6 +172,7 @@ export function readHeader(block: Buffer, start: number, offset: number): RawHea
       : (readNumber(block, start + 136, 12, 'time', offset) ??
         blank(block, start + 136, 'time', offset)),
   }
+  needDeviceFields(block, start, offset)
   if (!isPlain(block, start, header)) checkBySecondReader(block, start, header, offset)
   return header
 }
@@ -205,6 +206,20 @@ function needZeros(block: Buffer, from: number, to: number, offset: number): voi
         reason: 'its header has bytes where its format has none, which parsers read differently',
       })
     }
+  }
+}
+
+/**
+ * The device fields must be numbers or empty whatever the type: Python's tarfile reads them always, and takes a header
+ * where they are not for the end of the archive, which would hide what follows from it.
+ */
+function needDeviceFields(block: Buffer, start: number, offset: number): void {
+  for (let at = start + 329; at < start + 345; at++) {
+    const byte = block[at]
+    if (byte === 0 || byte === 0x30) continue
+    readNumber(block, start + 329, 8, 'device major number', offset)
+    readNumber(block, start + 337, 8, 'device minor number', offset)
+    return
   }
 }
 

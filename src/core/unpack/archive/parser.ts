@@ -319,8 +319,9 @@ export class ArchiveParser {
 
   /** The body of a GNU long name: the name and the NUL that ends it. */
   private readLongName(body: Buffer, offset: number): string {
-    const nul = body.indexOf(0)
-    const end = nul === -1 ? body.length : nul
+    const end = body.indexOf(0)
+    // Python's tarfile reads on into the padding, and finds a longer name there.
+    if (end === -1) throw this.bad(offset, 'its long name does not end with a NUL')
     if (end === 0) throw this.bad(offset, 'its long name is empty')
     for (let at = end; at < body.length; at++) {
       if (body[at] !== 0) throw this.bad(offset, 'its long name has bytes after its end')
