@@ -153,6 +153,8 @@ export async function retry(
         failedFrom: null,
         held: null,
       })
+    } else if (open?.status === 'waiting' && isOtherTree(image, options.backend)) {
+      await restart(trx, images, image, {...rules, state: 'DOWNLOADED', held: null})
     } else if (open?.status === 'waiting' && (options.goal ?? open.goal) === open.goal) {
       await updatePlacement(trx, image.id, images.node, rules, images.clock.now())
       await hurryRun(trx, open.id, images.clock.now())
@@ -162,7 +164,8 @@ export async function retry(
     } else if (open) {
       throw fail('image_busy', {name, reason: `a run is at work on it (${image.state})`})
     } else if (image.held || image.state !== image.goal) {
-      await restart(trx, images, image, {...rules, held: null})
+      const state = isOtherTree(image, options.backend) ? ({state: 'DOWNLOADED'} as const) : {}
+      await restart(trx, images, image, {...rules, ...state, held: null})
     } else if (options.backend !== undefined && options.backend !== image.treeBackend) {
       const needed = 'an image that is FAILED or waiting; `imgstore convert` changes the backend'
       throw fail('wrong_state', {name, state: image.state, needed})
@@ -175,6 +178,12 @@ export async function retry(
     }
   })
   failpoint('images.asked')
+}
+
+/** Whether an image that is down has a tree that another backend made: it takes a new one to go on with this. */
+function isOtherTree(image: PlacedImage, backend: Backend | undefined): boolean {
+  if (backend === undefined || backend === 'auto' || backend === image.treeBackend) return false
+  return image.state === 'UNPACKED' || image.state === 'STORED'
 }
 
 /**
