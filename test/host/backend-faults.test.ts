@@ -1,6 +1,5 @@
 /** What goes wrong with an indexed image: damage, mounts taken away by hand, crashes. */
 import {execFileSync} from 'node:child_process'
-import {once} from 'node:events'
 import {readdirSync, readFileSync, rmSync, truncateSync, writeFileSync} from 'node:fs'
 import {join} from 'node:path'
 import SqliteDatabase from 'better-sqlite3'

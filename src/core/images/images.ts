@@ -111,13 +111,19 @@ async function convertImage(
   if (!(await images.blobs.stat(before.digest))) {
     throw fail('blob_damaged', {digest: before.digest, reason: 'the file is gone'})
   }
-  if (before.state === 'ACTIVE') await takeDown(images, name, before.goal, options)
-  const goal = before.goal === 'ACTIVE' ? 'ACTIVE' : 'STORED'
-  const wasChanged = await convert(images, name, {backend: options.backend, goal})
-  return {status: await statusOf(images, name), wasChanged}
+  const wish = {
+    backend: options.backend,
+    goal: before.goal === 'ACTIVE' ? 'ACTIVE' : 'STORED',
+  } as const
+  let result = await convert(images, name, wish)
+  if (result === 'not_here') {
+    await takeDown(images, name, before.goal, options)
+    result = await convert(images, name, wish)
+  }
+  return {status: await statusOf(images, name), wasChanged: result === 'converted'}
 }
 
-/** Errors: image_busy when it is in use: it is to stay as it was then. */
+/** Has a worker take it down that can. Errors: image_busy when it is in use: it is to stay as it was then. */
 async function takeDown(
   images: ImagesContext,
   name: ImageName,

@@ -109,7 +109,7 @@ function mountIndex(images: ImagesContext, image: PlacedImage, device: string): 
 const isIndex = (entry: MountEntry | undefined): boolean => entry?.fsType === 'erofs'
 
 /** Unmounts all that is stacked at an image's mount point, and then its index. Errors: mount_busy. */
-function unmountAll(images: ImagesContext, image: {name: PlacedImage['name']}): void {
+export function unmountAll(images: ImagesContext, image: {name: PlacedImage['name']}): void {
   const place = images.layout.mountPoint(image.name)
   for (let left = findMounts(place).length; left > 0; left--) unmountSync(place)
   unmountIndex(images, image)
