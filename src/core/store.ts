@@ -172,7 +172,7 @@ function buildContexts(
       return await indexTar(request)
     },
     canMountErofs: async () => {
-      const support = await erofsSupport(layout.store)
+      const support = await erofsSupport(layout.store, false)
       return support.ok ? {isAble: true} : {isAble: false, reason: support.reason}
     },
     canMount: async () => {
@@ -199,16 +199,19 @@ function buildContexts(
   return {images, maintenance}
 }
 
-let erofsChecked: Promise<ErofsSupport> | undefined
+/** Asked once in a process and store, as it is for overlays (`checkMountHost`). */
+const erofsChecked = new Map<string, Promise<ErofsSupport>>()
 
-/** Asked once in a process: a host does not learn to mount meanwhile. */
-async function erofsSupport(storeDir: string): Promise<ErofsSupport> {
-  erofsChecked ??= (async () => {
+async function erofsSupport(storeDir: string, refresh: boolean): Promise<ErofsSupport> {
+  const known = refresh ? undefined : erofsChecked.get(storeDir)
+  if (known) return await known
+  const checking = (async () => {
     const {trialErofs} = await import('./unpack/unpack.ts')
     const {canMountErofs} = await import('./mounts/erofs.ts')
     return await canMountErofs(storeDir, trialErofs())
   })()
-  return await erofsChecked
+  erofsChecked.set(storeDir, checking)
+  return await checking
 }
 
 function buildStore(
@@ -235,7 +238,7 @@ function buildStore(
         return await doctor(maintenance, () =>
           leavingNoStore(layout, async () => ({
             host: await checkMountHost(layout.store, {driver, refresh: true}),
-            erofs: await erofsSupport(layout.store),
+            erofs: await erofsSupport(layout.store, true),
           })),
         )
       },

@@ -12,13 +12,15 @@ import {
 } from '../db/images.ts'
 import type {Query} from '../db/query.ts'
 import {addRun, cancelRun, getOpenRun, hurryRun} from '../db/runs.ts'
-import {fail} from '../errors.ts'
+import {fail, toImgstoreError} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
-import {parseImageName, type ImageName} from '../ids.ts'
+import {parseImageName, type ImageName, type RunId} from '../ids.ts'
 import type {Backend, Goal, TreeBackend} from '../image.ts'
 import type {LimitOverrides, Profile} from '../limits.ts'
 import {parseSourceUrl} from '../sources/source.ts'
+import {findMounts} from '../mounts/mount-table.ts'
 import type {ImagesContext} from './context.ts'
+import {unmountAll} from './mounting.ts'
 
 export type FetchRequest = {
   name: string
@@ -153,6 +155,8 @@ export async function retry(
         failedFrom: null,
         held: null,
       })
+    } else if (open?.status === 'waiting' && isOtherTree(image, options.backend)) {
+      await restart(trx, images, image, {...rules, state: 'DOWNLOADED', held: null})
     } else if (open?.status === 'waiting' && (options.goal ?? open.goal) === open.goal) {
       await updatePlacement(trx, image.id, images.node, rules, images.clock.now())
       await hurryRun(trx, open.id, images.clock.now())
@@ -162,7 +166,8 @@ export async function retry(
     } else if (open) {
       throw fail('image_busy', {name, reason: `a run is at work on it (${image.state})`})
     } else if (image.held || image.state !== image.goal) {
-      await restart(trx, images, image, {...rules, held: null})
+      const state = isOtherTree(image, options.backend) ? ({state: 'DOWNLOADED'} as const) : {}
+      await restart(trx, images, image, {...rules, ...state, held: null})
     } else if (options.backend !== undefined && options.backend !== image.treeBackend) {
       const needed = 'an image that is FAILED or waiting; `imgstore convert` changes the backend'
       throw fail('wrong_state', {name, state: image.state, needed})
@@ -177,43 +182,80 @@ export async function retry(
   failpoint('images.asked')
 }
 
+/** Whether an image that is down has a tree that another backend made: it takes a new one to go on with this. */
+function isOtherTree(image: PlacedImage, backend: Backend | undefined): boolean {
+  if (backend === undefined || backend === 'auto' || backend === image.treeBackend) return false
+  return image.state === 'UNPACKED' || image.state === 'STORED'
+}
+
 /**
- * Makes the tree of a STORED image anew with another backend, from the blob that is there, and brings it to `goal`.
+ * Makes the tree of a STORED or ACTIVE image anew with another backend, from the blob that is there, and brings it to
+ * `goal`. An ACTIVE one is taken down in the same transaction, so that whatever happens it is either as it was or on
+ * its way; `not_here` means that this process cannot do that, and nothing was changed.
  *
- * Returns false when it is made with that backend already. Errors: wrong_state, image_busy.
+ * Errors: wrong_state, image_busy.
  */
 export async function convert(
   images: ImagesContext,
   name: ImageName,
   options: {backend: TreeBackend; goal: 'ACTIVE' | 'STORED'},
-): Promise<boolean> {
-  const wasChanged = await images.database.db.transaction().execute(async (trx) => {
+): Promise<'converted' | 'unchanged' | 'not_here'> {
+  const result = await images.database.db.transaction().execute(async (trx) => {
     const image = await mustGet(trx, images, name)
     const {backend, goal} = options
+    if (image.goal === 'REMOVED') throw fail('image_busy', {name, reason: 'it is being removed'})
     if (await getOpenRun(trx, image.id, images.node)) {
       throw fail('image_busy', {name, reason: `a run is at work on it (${image.state})`})
     }
-    if (image.state !== 'STORED') {
+    if (image.state !== 'STORED' && image.state !== 'ACTIVE') {
       throw fail('wrong_state', {name, state: image.state, needed: 'STORED or ACTIVE'})
     }
     const isDone = image.treeBackend === backend
-    if (isDone && image.goal === goal) return false
+    if (isDone && image.goal === goal) return 'unchanged'
+    if (image.state === 'ACTIVE' && !takeDown(images, image)) return 'not_here'
     // From DOWNLOADED on everything is made anew; the tree that is there stays until the new one takes its place.
     const state = isDone ? 'STORED' : 'DOWNLOADED'
-    await restart(trx, images, image, {backend, goal, state, held: null})
-    return !isDone
+    const run = await restart(trx, images, image, {backend, goal, state, held: null})
+    await addEvent(trx, {
+      run,
+      image: name,
+      node: images.node,
+      at: images.clock.now(),
+      kind: 'transition',
+      attempt: 1,
+      epoch: 0,
+      from: image.state,
+      to: state,
+      detail: {backend},
+    })
+    return isDone ? 'unchanged' : 'converted'
   })
   failpoint('images.asked')
-  return wasChanged
+  return result
 }
 
-/** Cancels the open run, changes the placement, and opens a run towards its goal. */
+/** Unmounts an ACTIVE image; false when it is not mounted here, or not for this process to unmount. */
+function takeDown(images: ImagesContext, image: PlacedImage): boolean {
+  if (findMounts(images.layout.mountPoint(image.name)).length === 0) return false
+  try {
+    unmountAll(images, image)
+  } catch (error) {
+    const {code, message} = toImgstoreError(error)
+    if (code === 'host_cannot_mount') return false
+    if (code === 'mount_busy') throw fail('image_busy', {name: image.name, reason: message})
+    throw error
+  }
+  failpoint('images.unmounted')
+  return true
+}
+
+/** Cancels the open run, changes the placement, and opens a run towards its goal. Returns the new run. */
 async function restart(
   q: Query,
   images: ImagesContext,
   image: PlacedImage,
   patch: PlacementPatch,
-): Promise<void> {
+): Promise<RunId> {
   const {node, clock} = images
   const now = clock.now()
   const open = await getOpenRun(q, image.id, node)
@@ -233,5 +275,6 @@ async function restart(
   }
   await updatePlacement(q, image.id, node, patch, now)
   const goal = patch.goal ?? image.goal
-  await addRun(q, {imageId: image.id, image: image.name, node, digest: image.digest, goal, now})
+  const {id: imageId, name, digest} = image
+  return await addRun(q, {imageId, image: name, node, digest, goal, now})
 }

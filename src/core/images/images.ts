@@ -3,7 +3,7 @@ import {getPlaced} from '../db/images.ts'
 import {getOpenRun} from '../db/runs.ts'
 import {fail, ImgstoreError} from '../errors.ts'
 import {parseImageName, type ImageName} from '../ids.ts'
-import type {FollowEvent, ImageStatus, TreeBackend} from '../image.ts'
+import type {FollowEvent, Goal, ImageStatus, TreeBackend} from '../image.ts'
 import {
   checkRequest,
   convert,
@@ -111,21 +111,36 @@ async function convertImage(
   if (!(await images.blobs.stat(before.digest))) {
     throw fail('blob_damaged', {digest: before.digest, reason: 'the file is gone'})
   }
-  if (before.state === 'ACTIVE') {
-    await setGoal(images, name, 'STORED')
-    const {signal, onEvent} = options
-    const settled = await settle(images, name, {
-      ...(signal ? {signal} : {}),
-      ...(onEvent ? {onEvent} : {}),
-    })
-    if (settled.status?.state !== 'STORED') {
-      const reason = settled.status?.held?.message ?? 'it could not be taken down'
-      throw fail('image_busy', {name, reason})
-    }
+  const wish = {
+    backend: options.backend,
+    goal: before.goal === 'ACTIVE' ? 'ACTIVE' : 'STORED',
+  } as const
+  let result = await convert(images, name, wish)
+  if (result === 'not_here') {
+    await takeDown(images, name, before.goal, options)
+    result = await convert(images, name, wish)
   }
-  const goal = before.goal === 'ACTIVE' ? 'ACTIVE' : 'STORED'
-  const wasChanged = await convert(images, name, {backend: options.backend, goal})
-  return {status: await statusOf(images, name), wasChanged}
+  return {status: await statusOf(images, name), wasChanged: result === 'converted'}
+}
+
+/** Has a worker take it down that can. Errors: image_busy when it is in use: it is to stay as it was then. */
+async function takeDown(
+  images: ImagesContext,
+  name: ImageName,
+  goal: Goal,
+  options: SettleOptions,
+): Promise<void> {
+  const {signal, onEvent} = options
+  const follow = {...(signal ? {signal} : {}), ...(onEvent ? {onEvent} : {})}
+  await setGoal(images, name, 'STORED')
+  const settled = await settle(images, name, follow)
+  if (settled.status?.state === 'STORED') return
+  if (settled.status?.state === 'ACTIVE' && goal === 'ACTIVE') {
+    await setGoal(images, name, goal)
+    await settle(images, name, follow)
+  }
+  const reason = settled.status?.held?.message ?? 'it could not be taken down'
+  throw fail('image_busy', {name, reason})
 }
 
 async function fetchImage(

@@ -35,19 +35,25 @@ export async function unpack(
     backend === 'dir'
       ? images.unpack({...request, targetDir: rootfs})
       : images.indexTar({...request, digest: image.digest, ...indexPaths(layout, treeId)})
-  const result = await make.catch(async (error: unknown) => {
-    // Nobody will use what is there. Whoever took the run over, or removed the image, does not know of it.
-    await removeTree(layout.stagedTree(treeId)).catch(() => undefined)
-    throw error
-  })
-  failpoint('images.unpacked')
+  const withDigests = async (): Promise<Pick<TreeNote, 'index' | 'plain'>> =>
+    backend === 'erofs' ? await digestsOf(images, treeId, context.signal) : {}
+  const [result, digests] = await make
+    .then(async (made) => {
+      failpoint('images.unpacked')
+      return [made, await withDigests()] as const
+    })
+    .catch(async (error: unknown) => {
+      // Nobody will use what is there. Whoever took the run over, or removed the image, does not know of it.
+      await removeTree(layout.stagedTree(treeId)).catch(() => undefined)
+      throw error
+    })
   noteTree(layout, {
     treeId,
     digest: image.digest,
     profile: image.profile,
     entries: result.entries,
     backend,
-    ...(backend === 'erofs' ? await digestsOf(images, treeId, context.signal) : {}),
+    ...digests,
   })
   failpoint('images.noted')
   for (const warning of result.warnings) {

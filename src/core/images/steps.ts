@@ -11,7 +11,7 @@ import type {ImagesContext} from './context.ts'
 import {downloadBlob} from './download.ts'
 import type {ImageOutcome, ImageStep, ImageStepContext} from './lifecycle.ts'
 import {unpack} from './make-tree.ts'
-import {mount, prepare, unmount, unmountAll} from './mounting.ts'
+import {mount, prepare, unmount, unmountFor} from './mounting.ts'
 import {discardStaged, publishTree, removeTree, retireImage} from './trees.ts'
 
 export function imageStepsOf(
@@ -150,7 +150,7 @@ async function publish(images: ImagesContext, image: PlacedImage): Promise<Image
   return await Promise.resolve({
     effect: () => {
       // An image that FAILED on its way down may still be mounted: its lower must not go from under it.
-      unmountAll(images, image)
+      unmountFor(images, image, [images.layout.image(image.name)])
       const replaced = publishTree(
         images.layout,
         image.name,
@@ -173,7 +173,7 @@ async function erase(
   const {layout, clock} = images
   const retired: string[] = []
   await context.fenced(() => {
-    unmountAll(images, image)
+    unmountFor(images, image, [layout.image(image.name), layout.overlay(image.name)])
     retired.push(...retireImage(layout, image.name, clock.now()))
     failpoint('images.retired')
   })

@@ -14,8 +14,9 @@ import {
   writeFileSync,
 } from 'node:fs'
 import {chmod, mkdir, readdir, rename, rm} from 'node:fs/promises'
-import {join} from 'node:path'
+import {dirname, join} from 'node:path'
 import {fail, fromSystemError, systemCode} from '../errors.ts'
+import {failpoint} from '../failpoint.ts'
 import {newUlid, type ImageName, type RunId} from '../ids.ts'
 import type {TreeBackend} from '../image.ts'
 import type {Layout} from '../layout.ts'
@@ -124,7 +125,11 @@ export function publishTree(
     }
     // The tar of an index first: an index without it is worth nothing, it alone does no harm.
     const plain = join(staged, stagedPlainName)
-    if (plainPlace !== undefined && existsSync(plain)) renameSync(plain, plainPlace)
+    if (plainPlace !== undefined && existsSync(plain)) {
+      renameSync(plain, plainPlace)
+      syncDirectory(dirname(plainPlace))
+      failpoint('images.plain_published')
+    }
     const replaced = retire(layout, place, now)
     renameSync(staged, place)
     syncDirectory(layout.images)

@@ -111,6 +111,8 @@ async function* unusedBlobs(maintenance: MaintenanceContext): AsyncIterable<Cand
   const {staleAfterMs} = maintenance.settings()
   const files: BlobFile[] = []
   for await (const file of blobs.list()) files.push(file)
+  // A plain tar goes with its blob: it has to come first to be counted.
+  files.sort((x, y) => Number(y.kind === 'plain') - Number(x.kind === 'plain'))
   const needs = await readNeeds(maintenance, maintenance.database.db)
   for (const file of files) {
     const {digest, path, sizeBytes} = file

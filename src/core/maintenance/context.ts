@@ -6,8 +6,9 @@ import type {Layout} from '../layout.ts'
 import type {Logger} from '../log.ts'
 import type {SettingOrigins, Settings} from '../settings.ts'
 
-/** The files of an indexed tree, with the SHA-256 they were made with. */
+/** Which tree it is, and for an indexed one its files, with the SHA-256 they were made with. */
 export type TreeFiles = {
+  treeId: string
   index?: {digest: string; sizeBytes: number}
   plain?: {digest: string; sizeBytes: number}
 }

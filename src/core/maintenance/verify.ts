@@ -135,6 +135,10 @@ async function verifyTrees(
   )
   for (const image of indexed) {
     const note = maintenance.readTreeNote(image.name)
+    const damaged: {path: string; reason: string}[] = []
+    if (note?.treeId !== image.treeId) {
+      damaged.push({path: layout.treeNote(image.name), reason: 'the file is gone or another one'})
+    }
     const files = [
       {path: layout.index(image.name), expected: note?.index},
       {path: blobs.plainPathOf(image.digest), expected: note?.plain},
@@ -142,9 +146,14 @@ async function verifyTrees(
     for (const {path, expected} of files) {
       if (expected === undefined) continue
       const reason = await damageOf(maintenance, path, expected, options)
-      if (reason !== undefined) report.damagedTrees.push({image: image.name, path, reason})
+      if (reason !== undefined) damaged.push({path, reason})
       else report.bytes += expected.sizeBytes
     }
+    if (damaged.length === 0) continue
+    // Removed or converted meanwhile: what was looked for is rightly gone.
+    const fresh = await getPlaced(maintenance.database.db, maintenance.node, image.name)
+    if (fresh?.treeId !== image.treeId || fresh?.goal === 'REMOVED') continue
+    report.damagedTrees.push(...damaged.map((one) => ({image: image.name, ...one})))
   }
 }
 
