@@ -80,7 +80,10 @@ describe('the backends on a host that cannot mount EROFS', () => {
 
   /** Drains the store as a user without rights. */
   async function asNobody(dir: string, storeDir: string): Promise<ImageStatus[]> {
-    for (const path of [dir, ...readdirSync(dir, {recursive: true}).map((n) => join(dir, String(n)))])
+    for (const path of [
+      dir,
+      ...readdirSync(dir, {recursive: true}).map((n) => join(dir, String(n))),
+    ])
       chownSync(path, 65_534, 65_534)
     const own = ['--reuid', '65534', '--regid', '65534', '--clear-groups', '--inh-caps=-all']
     const program = [process.execPath, '--no-warnings', resolve('test/support/store-process.ts')]
