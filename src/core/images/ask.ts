@@ -185,7 +185,7 @@ export async function retry(
 /** Whether an image that is down has a tree that another backend made: it takes a new one to go on with this. */
 function isOtherTree(image: PlacedImage, backend: Backend | undefined): boolean {
   if (backend === undefined || backend === 'auto' || backend === image.treeBackend) return false
-  return image.state === 'UNPACKED' || image.state === 'STORED'
+  return ['UNPACKED', 'STORED', 'ACTIVATING'].includes(image.state)
 }
 
 /**
@@ -203,10 +203,12 @@ export async function convert(
   const result = await images.database.db.transaction().execute(async (trx) => {
     const image = await mustGet(trx, images, name)
     const {backend, goal} = options
+    const open = await getOpenRun(trx, image.id, images.node)
+    // It is on its way already: asked twice, or asked again after a crash.
+    if (open?.goal === goal && image.backend === backend && !isOtherTree(image, backend))
+      return 'converted'
     if (image.goal === 'REMOVED') throw fail('image_busy', {name, reason: 'it is being removed'})
-    if (await getOpenRun(trx, image.id, images.node)) {
-      throw fail('image_busy', {name, reason: `a run is at work on it (${image.state})`})
-    }
+    if (open) throw fail('image_busy', {name, reason: `a run is at work on it (${image.state})`})
     if (image.state !== 'STORED' && image.state !== 'ACTIVE') {
       throw fail('wrong_state', {name, state: image.state, needed: 'STORED or ACTIVE'})
     }
