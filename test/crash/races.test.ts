@@ -32,9 +32,9 @@ describe('many commands at once', function () {
     )
     expect(runsOf(scene)).to.have.length(1)
     expect(server.sentBytes('/one.tar')).to.equal(image.bytes.length)
-    expect(imagesOf(scene)).to.deep.equal([
-      {name: 'one', digest: image.digest, state: 'ACTIVE', goal: 'ACTIVE'},
-    ])
+    const [one, ...others] = imagesOf(scene)
+    expect(one).to.include({name: 'one', digest: image.digest, state: 'ACTIVE', goal: 'ACTIVE'})
+    expect(others).to.deep.equal([])
     await expectSoundStore(scene)
   })
 
