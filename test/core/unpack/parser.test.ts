@@ -190,6 +190,17 @@ describe('the tar parser', () => {
     )
   })
 
+  it('refuses a header of metadata with an owner that is no number, as Python ends the archive there', () => {
+    const patch = [{at: 108, bytes: Buffer.from('/000000')}]
+    const meta = entry({
+      name: 'PaxHeaders/entry',
+      type: 'x',
+      body: Buffer.from('11 path=ab\n'),
+      patch,
+    })
+    expect(() => parse(archive(meta, file('a', 'x')))).to.throw(ImgstoreError, /owner/)
+  })
+
   it('reads a prefix before the name', () => {
     expect(first(archive(file('name', 'x', {prefix: 'usr/lib'}))).name).to.equal('usr/lib/name')
     const full = 'p'.repeat(155)

@@ -172,6 +172,7 @@ export function readHeader(block: Buffer, start: number, offset: number): RawHea
       : (readNumber(block, start + 136, 12, 'time', offset) ??
         blank(block, start + 136, 'time', offset)),
   }
+  if (isMeta) needMetaFields(block, start, offset)
   needDeviceFields(block, start, offset)
   if (!isPlain(block, start, header)) checkBySecondReader(block, start, header, offset)
   return header
@@ -207,6 +208,14 @@ function needZeros(block: Buffer, from: number, to: number, offset: number): voi
       })
     }
   }
+}
+
+/** The same holds for the fields of a header that only describes the next one: nobody needs them, Python reads them. */
+function needMetaFields(block: Buffer, start: number, offset: number): void {
+  readNumber(block, start + 100, 8, 'mode', offset)
+  readNumber(block, start + 108, 8, 'owner', offset)
+  readNumber(block, start + 116, 8, 'group', offset)
+  readNumber(block, start + 136, 12, 'time', offset)
 }
 
 /**
