@@ -17,7 +17,7 @@ export type Blob = {fd: number; path: string; sizeBytes: number}
 /** Takes each chunk; `readBytes` is how much of the blob it took to get there. The chunk may be reused afterwards. */
 export type Consume = (chunk: Buffer, readBytes: number) => void
 
-// Node's default of 16 KiB makes gunzip take twice the time; above these sizes nothing is gained (measured, docs/benchmarks.md).
+// Node's default of 16 KiB makes gunzip take twice the time; above these sizes nothing is gained.
 const GUNZIP_CHUNK_BYTES = 256 * KiB
 const ZSTD_CHUNK_BYTES = 512 * KiB
 const PLAIN_CHUNK_BYTES = MiB
