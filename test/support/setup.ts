@@ -3,6 +3,13 @@
  * loads it for itself, and only a failing hook reaches the one that counts.
  */
 import {setImmediate} from 'node:timers/promises'
+import {testSeed} from './seed.ts'
+
+// Properties too begin where `testSeed` says; what fails prints its own seed and path.
+if (process.env['CI'] === 'true' || process.env['IMGSTORE_TEST_SEED'] !== undefined) {
+  const {default: fc} = await import('fast-check')
+  fc.configureGlobal({seed: testSeed() | 0})
+}
 
 const warnings: Error[] = []
 process.on('warning', (warning) => {
