@@ -26,6 +26,7 @@ import {
 import {FileWriter} from './file-writer.ts'
 import {type Directory, HeldDirectories, LEAVES_TREE, type Refuse} from './held-directories.ts'
 
+const CREATING = {create: true, follow: true}
 const NEW_FILE = O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY
 const S_IFMT = 0o170000
 const S_IFIFO = 0o010000
@@ -138,11 +139,9 @@ export class TreeWriter {
       return false
     }
     const {parent: parentPath, base} = splitPath(member.path)
-    const parent = this.directories.open(
-      parentPath,
-      {create: true, follow: true},
-      this.refuse(member),
-    )
+    const parent =
+      this.directories.openedLast(parentPath) ??
+      this.directories.open(parentPath, CREATING, this.refuse(member))
     switch (member.kind) {
       case 'file':
         this.createFile(parent, base, member)
@@ -171,10 +170,11 @@ export class TreeWriter {
   }
 
   private createFile(parent: Directory, base: string, member: Member): void {
-    this.replacing(parent, base, member, () => {
+    const create = (): void => {
       const fd = this.calls.openat(parent.fd, base, NEW_FILE, member.mode & 0o777)
       this.file.open(fd, member.segments)
-    })
+    }
+    this.replacing(parent, base, member, create)
   }
 
   private finishFile(member: Member): void {
