@@ -106,7 +106,7 @@ export function parsePax(body: Buffer, offset: number): PaxHeader {
     }
   }
   if (sparse !== undefined || pairs.length > 0) {
-    header.sparse = readSparse(sparse ?? new Map(), pairs, offset)
+    header.sparse = readSparse(sparse ?? new Map<string, string>(), pairs, offset)
   }
   return header
 }

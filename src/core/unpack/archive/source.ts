@@ -22,7 +22,7 @@ const GUNZIP_CHUNK_BYTES = 256 * KiB
 const ZSTD_CHUNK_BYTES = 512 * KiB
 // What was read is still in the processor's cache when it is written: two thirds of the time of 1 MiB.
 const PLAIN_CHUNK_BYTES = 256 * KiB
-const PLAIN_TURN_BYTES = MiB
+const PLAIN_TURN_BYTES = 4 * MiB
 const INPUT_CHUNK_BYTES = 256 * KiB
 const INPUTS_MAX = 3
 const OUTPUTS_MAX = 4

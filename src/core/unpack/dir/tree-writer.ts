@@ -56,7 +56,7 @@ export class TreeWriter {
   private readonly links: {path: string; name: string; offset: number}[] = []
 
   private readonly setter: AttributeSetter
-  private readonly file = new FileWriter()
+  private readonly file: FileWriter
   /** The entry at work. */
   private member: Member | undefined
 
@@ -65,6 +65,7 @@ export class TreeWriter {
     this.rootPath = options.rootPath
     this.linkRule = options.linkRule
     this.warn = options.warn
+    this.file = new FileWriter(options.calls)
     this.setter = new AttributeSetter(options.calls, options.warn)
     this.directories = new HeldDirectories(options.calls, options.rootFd, {
       linkRule: options.linkRule,
@@ -170,11 +171,14 @@ export class TreeWriter {
   }
 
   private createFile(parent: Directory, base: string, member: Member): void {
-    const create = (): void => {
-      const fd = this.calls.openat(parent.fd, base, NEW_FILE, member.mode & 0o777)
-      this.file.open(fd, member.segments)
+    let fd: number
+    try {
+      fd = this.calls.openat(parent.fd, base, NEW_FILE, member.mode & 0o777)
+    } catch (error) {
+      this.makeRoom(error, parent, base, member)
+      fd = this.calls.openat(parent.fd, base, NEW_FILE, member.mode & 0o777)
     }
-    this.replacing(parent, base, member, create)
+    this.file.open(fd, member.segments)
   }
 
   private finishFile(member: Member): void {
@@ -290,10 +294,15 @@ export class TreeWriter {
   private replacing(parent: Directory, base: string, member: Member, create: () => void): void {
     try {
       create()
-      return
     } catch (error) {
-      if (systemCode(error) !== 'EEXIST') throw error
+      this.makeRoom(error, parent, base, member)
+      create()
     }
+  }
+
+  /** Removes what has a name, when it was that which made `error`; throws the error again otherwise. */
+  private makeRoom(error: unknown, parent: Directory, base: string, member: Member): void {
+    if (systemCode(error) !== 'EEXIST') throw error
     if (this.kindOf(parent, base) === S_IFDIR) {
       const path = join(parent, base)
       try {
@@ -307,7 +316,6 @@ export class TreeWriter {
     } else {
       this.calls.unlinkat(parent.fd, base)
     }
-    create()
   }
 
   /** The type bits of what has this name. */
