@@ -124,6 +124,7 @@ function buildHash() {
   const hash = createHash('sha256')
   const add = (path) => hash.update(`${path}\0`).update(readFileSync(path)).update('\0')
   for (const path of ['package.json', 'package-lock.json', 'tsconfig.json']) add(path)
+  for (const path of ['scripts/bundle.mjs', 'scripts/no-wsl.mjs']) add(path)
   for (const dir of ['src', 'migrations']) files(dir).forEach(add)
   return hash.digest('hex')
 }

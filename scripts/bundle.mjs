@@ -128,6 +128,12 @@ const lazyDebug = {
 // module is evaluated when it is asked for.
 const pjson = {name, version, oclif}
 const topics = Object.entries(oclif.topics ?? {}).map(([topic, value]) => ({...value, name: topic}))
+const hooks = Object.fromEntries(
+  Object.entries(oclif.hooks ?? {}).map(([event, target]) => [
+    event,
+    [{target, identifier: 'default'}],
+  ]),
+)
 const modules = globSync('**/*.js', {cwd: commandsDir}).map((file) => {
   const id = file.replace(/\.js$/, '').replaceAll('/', ':')
   return `'${id}': () => require('${resolve(commandsDir, file)}').default`
@@ -141,7 +147,7 @@ exports.main = () => {
   const {commands} = JSON.parse(require('node:fs').readFileSync(root + '/oclif.manifest.json', 'utf8'))
   const plugin = {
     name: pjson.name, alias: pjson.name, version: pjson.version, root, pjson, options: {root}, children: [],
-    type: 'core', moduleType: 'module', isRoot: true, valid: true, hasManifest: true, hooks: {},
+    type: 'core', moduleType: 'module', isRoot: true, valid: true, hasManifest: true, hooks: ${JSON.stringify(hooks)},
     topics: ${JSON.stringify(topics)}, commandIDs: Object.keys(commands), load() {},
     findCommand: async (id) => Object.assign(modules[id](), {id, plugin}),
   }

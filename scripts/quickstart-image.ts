@@ -53,7 +53,7 @@ async function debootstrapImage(
   say: (text: string) => void,
   signal: AbortSignal,
 ): Promise<DemoImage> {
-  const what = `a ${source.suite} system made by debootstrap from ${new URL(source.mirror).host}`
+  const what = `a ${source.suite} system made by debootstrap from this host's apt source`
   const path = join(cacheDir, `${source.suite}-${process.arch}.tar`)
   if (existsSync(path)) {
     say(`using the image of an earlier run, ${path}`)
@@ -188,7 +188,7 @@ export function findAptSource(etcApt = '/etc/apt'): AptSource | undefined {
     .find((source) => source.suite === suite && /^https?:/.test(source.mirror))
 }
 
-/** `deb [signed-by=…] http://deb.debian.org/debian bookworm main` */
+/** `deb [signed-by=…] http://mirror.example/debian bookworm main` */
 function parseLines(text: string): AptSource[] {
   return text.split('\n').flatMap((line) => {
     const match = /^\s*deb\s+(?:\[([^\]]*)\]\s+)?(\S+)\s+(\S+)\s+main\b/.exec(line)

@@ -7,7 +7,7 @@
  *   --install    first install the Debian packages that the tests need (root)
  */
 import {spawn, spawnSync} from 'node:child_process'
-import {existsSync, mkdtempSync, readFileSync, readdirSync, rmSync} from 'node:fs'
+import {chmodSync, existsSync, mkdtempSync, readFileSync, readdirSync, rmSync} from 'node:fs'
 import {join} from 'node:path'
 import {setTimeout} from 'node:timers/promises'
 
@@ -36,6 +36,8 @@ async function countSuite(suite: string): Promise<void> {
   console.log(`\n── ${suite}`)
   // Everything a suite makes for a while goes into a directory of its own, so that leftovers are seen.
   const tempDir = mkdtempSync('/tmp/isci-')
+  // Some tests work as nobody.
+  chmodSync(tempDir, 0o755)
   const countsFile = join(tempDir, '.counts')
   const mountsBefore = mountPoints()
   const filesBefore = strayFiles()

@@ -58,6 +58,8 @@ CREATE TABLE placements (
   failed_from text,
   created_at integer not null,
   updated_at integer not null,
+  backend text not null default 'auto' check (backend in ('auto', 'dir', 'erofs')),
+  tree_backend text check (tree_backend in ('dir', 'erofs')),
   primary key (image_id, node),
   check ((state = 'FAILED') = (failed is not null))
 ) strict;

@@ -65,6 +65,7 @@ export function statusLines(status: ImageStatus, now: number): string[] {
   add('source', printable(status.url))
   add('digest', `sha256:${status.digest}`)
   add('profile', [status.profile, limitsText(status)].filter(Boolean).join(', '))
+  add('backend', status.treeBackend ?? status.backend)
   add('size', sizeText(status))
   if (status.run) add('run', runText(status.run, now))
   add('created', momentText(status.createdAt, now))

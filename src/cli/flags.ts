@@ -11,6 +11,7 @@ import {
   type Settings,
   type SettingSpec,
 } from '../core/settings.ts'
+import type {Backend} from '../core/image.ts'
 import type {LimitOverrides, Profile, UnpackLimits} from '../core/limits.ts'
 
 type SettingFlag = Interfaces.OptionFlag<string | undefined> | Interfaces.BooleanFlag<boolean>
@@ -82,6 +83,7 @@ const sourceKeys = [
 ] as const
 export const unpackKeys = [
   'profile',
+  'backend',
   'maxFiles',
   'maxFileBytes',
   'maxTotalBytes',
@@ -106,7 +108,7 @@ export function unpackWishes(
   settings: Settings,
   origins: SettingOrigins,
   isWanted: (origin: string) => boolean,
-): {profile?: Profile; limits?: LimitOverrides} {
+): {profile?: Profile; backend?: Backend; limits?: LimitOverrides} {
   const isTaken = (key: SettingKey): boolean =>
     settings[key] !== undefined && isWanted(origins[key])
   const given = Object.entries(limitKeys).flatMap(([limit, key]) =>
@@ -114,6 +116,7 @@ export function unpackWishes(
   )
   return {
     ...(isTaken('profile') ? {profile: settings.profile} : {}),
+    ...(isTaken('backend') ? {backend: settings.backend} : {}),
     ...(given.length > 0 ? {limits: Object.fromEntries(given)} : {}),
   }
 }

@@ -28,7 +28,8 @@ Exit codes: 0 all is well, 10 no such image, 12 something is damaged or missing.
     const {args, flags} = await this.parse(Verify)
     return this.withStore(flags, 'write', async (store) => {
       const report = await this.check(store, args.name, flags.quiet)
-      if (report.damaged.length + report.missing.length > 0) this.exitStatus = 12
+      if (report.damaged.length + report.missing.length + report.damagedTrees.length > 0)
+        this.exitStatus = 12
       if (!flags.quiet) this.print(...reportLines(report))
       return report
     })
@@ -67,6 +68,10 @@ function reportLines(report: VerifyReport): string[] {
         blob.quarantinedAs === undefined ? '' : `; moved to ${printable(blob.quarantinedAs)}`
       return `DAMAGED sha256:${blob.digest} (${usedBy(blob.images)}): ${printable(blob.reason)}${moved}`
     }),
+    ...report.damagedTrees.map(
+      ({image, path, reason}) =>
+        `DAMAGED ${printable(path)} (of image ${image}): ${printable(reason)}; \`imgstore convert ${image} --backend dir\` makes its tree anew`,
+    ),
     ...report.missing.map((blob) => `MISSING sha256:${blob.digest} (${usedBy(blob.images)})`),
     `Checked ${formatCount(report.checked, 'archive')}, ${formatBytes(report.bytes)}: ${report.damaged.length} damaged, ${report.missing.length} missing`,
   ]

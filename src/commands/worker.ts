@@ -21,7 +21,8 @@ export default class Worker extends BaseCommand {
   static override flags = {
     once: Flags.boolean({
       default: false,
-      description: 'End when nothing is left to do.',
+      description:
+        'End when nothing is left to do, neither here nor by another worker of this host.',
     }),
     ...settingFlags(['concurrency', 'listen', 'logFormat']),
     ...hereFlags,

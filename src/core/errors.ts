@@ -386,7 +386,7 @@ export const errorTable = {
     grpc: 'failed_precondition',
   }),
   bad_archive: row<{offset: number; reason: string}>({
-    message: (d) => `the archive is malformed at byte ${d.offset}: ${d.reason}`,
+    message: (d) => `the archive is malformed at byte ${d.offset}: ${printable(d.reason)}`,
     hint: 'The bytes match their checksum, so the archive was made so. Make it again, e.g. with GNU tar.',
     fault: 'source',
     retry: 'never',
@@ -559,9 +559,21 @@ export function fromSystemError(error: unknown, path: string, action: string): I
  * and very long text is cut in the middle.
  */
 export function quote(text: string): string {
-  const cut = text.length > 300 ? `${text.slice(0, 200)}…${text.slice(-80)}` : text
+  return escapeControls(JSON.stringify(cutMiddle(text)))
+}
+
+/** Text of ours that holds words from outside: as `quote`, without the quotes. */
+export function printable(text: string): string {
+  return escapeControls(cutMiddle(text))
+}
+
+function cutMiddle(text: string): string {
+  return text.length > 300 ? `${text.slice(0, 200)}…${text.slice(-80)}` : text
+}
+
+function escapeControls(text: string): string {
   // Cc and Cf: control and format characters; Zl and Zp: the other line ends.
-  return JSON.stringify(cut).replaceAll(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (c) => {
+  return text.replaceAll(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (c) => {
     const hex = (c.codePointAt(0) ?? 0).toString(16)
     return hex.length > 4 ? `\\u{${hex}}` : `\\u${hex.padStart(4, '0')}`
   })

@@ -1,7 +1,7 @@
 /**
  * What an image is, in the words that every door uses.
  *
- * State: how far an image has come on one host (the seeds' names). Goal: where its owner wants it.
+ * State: how far an image has come on one host. Goal: where its owner wants it.
  * Run: one effort of the state machine to bring an image from its state to its goal. Event: one thing a run did.
  */
 import type {Digest} from './digest.ts'
@@ -21,6 +21,14 @@ export const imageStates = [
   'FAILED',
 ] as const
 export type ImageState = (typeof imageStates)[number]
+
+/**
+ * How an archive is made a root filesystem: `dir` extracts it, `erofs` indexes it (a small EROFS image whose file data
+ * stays in the tar). `auto` is `erofs` where the host mounts that, else `dir`.
+ */
+export const backends = ['auto', 'dir', 'erofs'] as const
+export type Backend = (typeof backends)[number]
+export type TreeBackend = Exclude<Backend, 'auto'>
 
 export const goals = ['ACTIVE', 'STORED', 'REMOVED'] as const
 export type Goal = (typeof goals)[number]
@@ -88,6 +96,10 @@ export type ImageStatus = {
   digest: Digest
   profile: Profile
   limits: LimitOverrides
+  /** What was asked for. */
+  backend: Backend
+  /** What the tree was made with, once it is there. */
+  treeBackend?: TreeBackend
   /** Size of the blob once it is there. */
   sizeBytes?: number
   /** Entries and bytes of the unpacked tree. */

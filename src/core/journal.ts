@@ -40,7 +40,12 @@ export interface Journal<S extends string, G extends string, P> {
   /** Extends leases; gives back the runs whose lease is lost. */
   renew(claims: readonly Claim<S, G>[], leaseMs: number): Promise<RunId[]>
   /** Notes how far the step at work is. Not durable, and never fails; false when the lease is lost. */
-  progress(claim: Claim<S, G>, step: string, doneBytes: number, totalBytes?: number): Promise<boolean>
+  progress(
+    claim: Claim<S, G>,
+    step: string,
+    doneBytes: number,
+    totalBytes?: number,
+  ): Promise<boolean>
   /**
    * Runs `effect` behind the fence, in a transaction of its own: for acts on the host that a step must finish before
    * its transition. Synchronous and short; may be run again after a crash.
@@ -71,6 +76,6 @@ export interface Journal<S extends string, G extends string, P> {
   finish(claim: Claim<S, G>): Promise<void>
   /** Gives the claim back at once, for any other owner; of a lost one says that this owner works on it no more. */
   release(claim: Claim<S, G>): Promise<void>
-  /** When the next waiting run is due, or undefined when nothing is open that this node could work on. */
+  /** When the next run is due, or its lease runs out if somebody works on it; undefined when no run of this node is open. */
   nextDueAt(): Promise<number | undefined>
 }

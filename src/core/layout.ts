@@ -1,4 +1,4 @@
-/** Where things are in a store, as the seeds name it. Pure path arithmetic; names were checked before. */
+/** Where things are in a store. Pure path arithmetic; names were checked before. */
 import {join} from 'node:path'
 import type {ImageName, RunId} from './ids.ts'
 
@@ -17,6 +17,8 @@ export type Layout = {
   image(name: ImageName): string
   rootfs(name: ImageName): string
   treeNote(name: ImageName): string
+  /** The EROFS image of an indexed tree; `rootfs` is then where it is mounted. */
+  index(name: ImageName): string
   overlay(name: ImageName): string
   upper(name: ImageName): string
   work(name: ImageName): string
@@ -46,6 +48,7 @@ export function layoutOf(store: string): Layout {
     image: (name) => join(images, name),
     rootfs: (name) => join(images, name, 'rootfs'),
     treeNote: (name) => join(images, name, 'tree.json'),
+    index: (name) => join(images, name, indexFileName),
     overlay: (name) => join(overlays, name),
     upper: (name) => join(overlays, name, 'upper'),
     work: (name) => join(overlays, name, 'work'),
@@ -53,6 +56,10 @@ export function layoutOf(store: string): Layout {
     stagedTree: (treeId) => join(staging, treeId),
   }
 }
+
+/** What an indexed tree has in its directory, and what its tar is called there until it is published. */
+export const indexFileName = 'index.erofs'
+export const stagedPlainName = 'plain.tar'
 
 /** Names the tree that one claim of a run makes. */
 export function treeIdOf(run: RunId, epoch: number): string {

@@ -5,7 +5,7 @@ export const MiB = 1024 * KiB
 export const GiB = 1024 * MiB
 export const TiB = 1024 * GiB
 
-/** How an archive is judged: `strict` keeps the seeds' rules, `image` makes a faithful root filesystem, `data` plain files. */
+/** How an archive is judged: `strict` takes what is small and plain, `image` makes a faithful root filesystem, `data` plain files. */
 export const profiles = ['strict', 'image', 'data'] as const
 export type Profile = (typeof profiles)[number]
 

@@ -5,6 +5,7 @@
 import {existsSync, readFileSync} from 'node:fs'
 import {dirname, join, resolve} from 'node:path'
 import {fail} from './errors.ts'
+import {backends} from './image.ts'
 import {GiB, TiB, profiles} from './limits.ts'
 import {logLevels} from './log.ts'
 import {formatValue, parseValue, type SettingKind, type ValueOf} from './setting-values.ts'
@@ -258,6 +259,14 @@ export const settingTable = define({
     env: ['IMGSTORE_PROFILE'],
     doc: 'How archives are judged: strict (small and plain), image (a faithful root filesystem), data (plain files of any size).',
   },
+  backend: {
+    kind: 'choice',
+    choices: backends,
+    default: 'auto',
+    flag: 'backend',
+    env: ['IMGSTORE_BACKEND'],
+    doc: 'How archives become root filesystems: dir extracts them, erofs indexes them where they are; auto is erofs where this host can mount it.',
+  },
   maxFiles: {
     kind: 'count',
     min: 1,
@@ -327,7 +336,7 @@ export const settingTable = define({
     kind: 'text',
     flag: 'listen',
     env: ['IMGSTORE_LISTEN'],
-    doc: "Address (host:port) of the worker's /healthz, /readyz and /metrics.",
+    doc: "Address (host:port) of the worker's /healthz, /readyz and /metrics; :port alone means 127.0.0.1.",
   },
   staleAfterMs: {
     kind: 'duration',
@@ -364,6 +373,14 @@ export const settingTable = define({
     env: ['WATCHDOG_USEC'],
     isHidden: true,
     doc: 'Set by systemd: how often it wants to hear that the loop runs.',
+  },
+  watchdogPid: {
+    kind: 'count',
+    min: 0,
+    max: 2 ** 31,
+    env: ['WATCHDOG_PID'],
+    isHidden: true,
+    doc: 'Set by systemd: the process that is to tell so; others have inherited the variables by accident.',
   },
 })
 

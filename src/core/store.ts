@@ -20,7 +20,7 @@ import {openRuns, type Runs} from './images/history.ts'
 import {openImages, type Images} from './images/images.ts'
 import {ensureNodeId, readNodeId} from './images/node-id.ts'
 import {hasLiveWorker} from './images/owners.ts'
-import {removeTree} from './images/trees.ts'
+import {readTreeNote, removeTree} from './images/trees.ts'
 import {work, type WorkOptions} from './images/work.ts'
 import {layoutOf, type Layout} from './layout.ts'
 import {silentLogger, type Logger} from './log.ts'
@@ -29,6 +29,7 @@ import type {MaintenanceContext} from './maintenance/context.ts'
 import {doctor, spaceAt, type DoctorReport} from './maintenance/doctor.ts'
 import {dropBlobIfUnused} from './maintenance/unused-blobs.ts'
 import {verify, type VerifyOptions, type VerifyReport} from './maintenance/verify.ts'
+import type {ErofsSupport} from './mounts/erofs.ts'
 import type {SettingOrigins, Settings} from './settings.ts'
 import type {SourceOptions} from './sources/contract.ts'
 
@@ -166,6 +167,14 @@ function buildContexts(
       const {unpack} = await import('./unpack/unpack.ts')
       return await unpack(request)
     },
+    indexTar: async (request) => {
+      const {indexTar} = await import('./unpack/unpack.ts')
+      return await indexTar(request)
+    },
+    canMountErofs: async () => {
+      const support = await erofsSupport(layout.store, false)
+      return support.ok ? {isAble: true} : {isAble: false, reason: support.reason}
+    },
     canMount: async () => {
       const {canMount} = await hostCheck(false)
       return canMount.ok ? {isAble: true} : {isAble: false, reason: canMount.reason}
@@ -184,9 +193,25 @@ function buildContexts(
     settings,
     origins: options.origins,
     hasLiveWorker: () => hasLiveWorker(images),
+    readTreeNote: (name) => readTreeNote(layout, name),
     removeTree,
   }
   return {images, maintenance}
+}
+
+/** Asked once in a process and store, as it is for overlays (`checkMountHost`). */
+const erofsChecked = new Map<string, Promise<ErofsSupport>>()
+
+async function erofsSupport(storeDir: string, refresh: boolean): Promise<ErofsSupport> {
+  const known = refresh ? undefined : erofsChecked.get(storeDir)
+  if (known) return await known
+  const checking = (async () => {
+    const {trialErofs} = await import('./unpack/unpack.ts')
+    const {canMountErofs} = await import('./mounts/erofs.ts')
+    return await canMountErofs(storeDir, trialErofs())
+  })()
+  erofsChecked.set(storeDir, checking)
+  return await checking
 }
 
 function buildStore(
@@ -211,7 +236,10 @@ function buildStore(
         const {checkMountHost} = await import('./mounts/host-check.ts')
         const driver = state.settings.mountDriver
         return await doctor(maintenance, () =>
-          leavingNoStore(layout, () => checkMountHost(layout.store, {driver, refresh: true})),
+          leavingNoStore(layout, async () => ({
+            host: await checkMountHost(layout.store, {driver, refresh: true}),
+            erofs: await erofsSupport(layout.store, true),
+          })),
         )
       },
     },

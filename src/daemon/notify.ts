@@ -90,6 +90,16 @@ export function monotonicUsec(): string {
   return `MONOTONIC_USEC=${process.hrtime.bigint() / 1000n}`
 }
 
+/** How often systemd wants to hear from this process; undefined when it does not, or means another (sd_watchdog_enabled(3)). */
+export function watchdogUsecOf(o: {
+  watchdogUsec: number | undefined
+  watchdogPid: number | undefined
+}): number | undefined {
+  // A program that systemd started may have started us, with its own environment.
+  const isMeant = o.watchdogPid === undefined || o.watchdogPid === process.pid
+  return isMeant && o.watchdogUsec ? o.watchdogUsec : undefined
+}
+
 /**
  * Sends a sign of life at half the interval that systemd asks for, but only if `beat` was called since the last one:
  * a loop that hangs is restarted even while timers still run.

@@ -11,7 +11,13 @@ import type {SettingOrigins, Settings} from '../core/settings.ts'
 import {openStore, type Store} from '../core/store.ts'
 import {eventLogger} from './event-log.ts'
 import {makeLogger, type DaemonLogger} from './logger.ts'
-import {makeNotifier, monotonicUsec, startWatchdog, type Notifier} from './notify.ts'
+import {
+  makeNotifier,
+  monotonicUsec,
+  startWatchdog,
+  watchdogUsecOf,
+  type Notifier,
+} from './notify.ts'
 import {mergeSettings} from './reload.ts'
 import {catchSignals} from './signals.ts'
 import {readVersion} from './version.ts'
@@ -95,9 +101,8 @@ async function host(o: HostOptions): Promise<{worked: number; failed: number}> {
   const {store, log, notifier, settings} = o
   const version = readVersion()
   const pulse = makePulse(o.signal, settings.pollMs)
-  const watchdog = settings.watchdogUsec
-    ? startWatchdog({watchdogUsec: settings.watchdogUsec, notifier})
-    : undefined
+  const watchdogUsec = watchdogUsecOf(settings)
+  const watchdog = watchdogUsec === undefined ? undefined : startWatchdog({watchdogUsec, notifier})
   const door = await o.listener?.open({store, log, version, readiness: () => pulse.readiness()})
   const logEvent = eventLogger(log)
   const statusTimer = setInterval(() => void tellStatus(store, notifier, log), statusEveryMs)

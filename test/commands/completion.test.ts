@@ -7,7 +7,7 @@ import {bashScript} from '../../src/cli/completion/bash.ts'
 import {fishScript} from '../../src/cli/completion/fish.ts'
 import {modelOf, nextWords, type CommandModel} from '../../src/cli/completion/model.ts'
 import {zshScript} from '../../src/cli/completion/zsh.ts'
-import {commandIds, loadCommand, runCommand} from '../support/run-command.ts'
+import {commandIds, compileCache, loadCommand, runCommand} from '../support/run-command.ts'
 import {requires} from '../support/requires.ts'
 import {withTempDir} from '../support/temp-dir.ts'
 
@@ -23,17 +23,19 @@ async function loadModels(): Promise<CommandModel[]> {
   return modelOf(statics as unknown as Parameters<typeof modelOf>[0])
 }
 
-/** Runs a shell with an `imgstore` in PATH that works on a store with images `web` and `worker-1`. */
+/** Runs a shell with an `imgstore` in PATH that works on a store with images `web` and `worker-1`; `an other/store` has `far`. */
 async function inShell(shell: string, text: string, script: string): Promise<string> {
   return await withTempDir(async (dir) => {
     const store = join(dir, 'store')
     for (const name of ['web', 'worker-1'])
       await runCommand('fetch', name, 'http://127.0.0.1:9/x', '0'.repeat(64), '--store', store)
+    const other = join(dir, 'an other/store')
+    await runCommand('fetch', 'far', 'http://127.0.0.1:9/x', '0'.repeat(64), '--store', other)
     mkdirSync(join(dir, 'bin'))
     const main = resolve('test/support/run-command-main.ts')
     writeFileSync(
       join(dir, 'bin/imgstore'),
-      `#!/bin/sh\nexport IMGSTORE_STORE_PATH='${store}'\nexec '${process.execPath}' '${main}' "$@"\n`,
+      `#!/bin/sh\nexport IMGSTORE_STORE_PATH='${store}' NODE_COMPILE_CACHE='${compileCache}'\nexec '${process.execPath}' '${main}' "$@"\n`,
     )
     chmodSync(join(dir, 'bin/imgstore'), 0o755)
     writeFileSync(join(dir, 'completion'), script)
@@ -133,6 +135,29 @@ describe('completion in bash', () => {
     ])
   })
 
+  it('offers the images of the store that is named on the line', async () => {
+    const questions = [
+      `imgstore status --store 'an\\ other/store' ''`,
+      `imgstore status --store "'an other/store'" ''`,
+      `imgstore status --store '"an other/store"' ''`,
+      `imgstore status --store 'an\\ other/store' --db = 'an\\ other/store.db' f`,
+      `imgstore status '--store=an\\ other/store' ''`,
+      `imgstore status --store '~/an\\ other/store' ''`,
+      // Where it would have to expand, or cannot know, it offers nothing, and runs nothing.
+      `imgstore status --store '$(touch ran)' ''`,
+      `imgstore status --store '"\`touch ran\`"' ''`,
+      `imgstore status --store '$HOME/store' ''`,
+      `imgstore status --store "'un" ''`,
+      `imgstore status --store a : b ''`,
+    ]
+    const text = `source ./completion\n${questions.map(ask).join('')}[[ -e ran ]] && echo RAN\ntrue\n`
+    const answers = await inShell('bash', text, bashScript('imgstore', await loadModels()))
+    expect(answers.split('\n').slice(0, -1)).to.deep.equal([
+      ...['far', 'far', 'far', 'far', 'far', 'far'],
+      ...['', '', '', '', ''],
+    ])
+  })
+
   it('runs nothing that a name in a database says', async () => {
     const hostile = `imgstore() { echo 'web'; echo '$(touch ran)'; echo '\`touch ran\`'; }\n`
     const text = `source ./completion\n${hostile}${ask(`imgstore status ''`)}[[ -e ran ]] && echo RAN\n`
@@ -161,13 +186,44 @@ describe('completion in fish', () => {
   })
 })
 
+describe('completion in fish of names', () => {
+  requires('program:fish')
+
+  it('goes by the store that is named on the line', async () => {
+    const questions = [
+      'status --store "an other/store" ',
+      "status --store='an other/store' ",
+      'status --store an\\ other/store f',
+      'status --store ~/an\\ other/store --db ~/an\\ other/store.db ',
+      'status --store "(touch ran)" ',
+      'status --store (touch ran) ',
+      'status --store $HOME/store ',
+    ]
+    const quoted = questions.map(
+      (words) => `'${words.replaceAll('\\', '\\\\').replaceAll("'", "\\'")}'`,
+    )
+    const text = `source ./completion\n${quoted
+      .map((words) => `complete -C 'imgstore '${words} | string replace -r '\\t.*' ''; echo .\n`)
+      .join('')}test -e ran; and echo RAN; true\n`
+    const answers = await inShell('fish', text, fishScript('imgstore', await loadModels()))
+    expect(answers.split('.\n').map((answer) => answer.trim())).to.deep.equal([
+      ...['far', 'far', 'far', 'far'],
+      ...['', '', '', ''],
+    ])
+  })
+})
+
 describe('completion in zsh', () => {
   requires('program:zsh')
 
   it('offers commands, flags, choices and the images that are there', async () => {
     // A terminal of its own for a second zsh, which sees the keys of a person. What is unique is completed on the
     // line, which then is printed. One key does both: a shell that sees more keys waiting does not complete.
-    const questions = ['st', 'runs sh', 'status wor', 'fetch x --profile im', 'fetch --max-rat']
+    const questions = [
+      ...['st', 'runs sh', 'status wor', 'fetch x --profile im', 'fetch --max-rat'],
+      ...['status --store an\\\\ other/store f', 'status --store="an other/store" f'],
+      ...['status --store ~/an\\\\ other/store f', 'status --store $(touch ran) w'],
+    ]
     const text = `
 zmodload zsh/zpty
 zpty z zsh -f -i
@@ -180,6 +236,7 @@ ${questions
   )
   .join('')}
 zpty -d z
+[[ -e ran ]] || print nothing ran
 `
     const answers = await inShell('zsh', text, zshScript('imgstore', await loadModels()))
     const completed = answers.replaceAll('\r', '').trimEnd().split('\n')
@@ -188,7 +245,12 @@ zpty -d z
       'imgstore runs show',
       'imgstore status worker-1',
       'imgstore fetch x --profile image',
-      'imgstore fetch --max-ratio',
+      'imgstore fetch --max-ratio=',
+      'imgstore status --store an\\ other/store far',
+      'imgstore status --store="an other/store" far',
+      'imgstore status --store ~/an\\ other/store far',
+      'imgstore status --store $(touch ran) w',
+      'nothing ran',
     ])
   })
 })

@@ -32,6 +32,7 @@ describe('the commands', () => {
       'activate',
       'cleanup',
       'completion',
+      'convert',
       'deactivate',
       'doctor',
       'events',

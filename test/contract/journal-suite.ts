@@ -56,7 +56,7 @@ export function journalSuite(
       expect((await claimed(scene, two)).name).to.equal('later')
       expect(await scene.journal.claim({owner: one, leaseMs})).to.equal(undefined)
       expect(await scene.journal.claim({owner: one, leaseMs, run: future})).to.equal(undefined)
-      expect(await scene.journal.nextDueAt()).to.equal(now + 500)
+      expect(await scene.journal.nextDueAt()).to.equal(now + Math.min(500, leaseMs))
       scene.clock.advance(500)
       expect(await claimed(scene)).to.include({
         run: future,
@@ -64,6 +64,16 @@ export function journalSuite(
         state: 'NEW',
         goal: 'ACTIVE',
       })
+    })
+
+    promise('says when something is due, be it by the end of a lease', async (scene) => {
+      expect(await scene.journal.nextDueAt()).to.equal(undefined)
+      const now = scene.clock.now()
+      await scene.add('image', now - 1)
+      expect(await scene.journal.nextDueAt()).to.equal(now - 1)
+      const claim = await claimed(scene)
+      expect(await scene.journal.nextDueAt()).to.equal(now + leaseMs)
+      await scene.journal.finish(claim)
       expect(await scene.journal.nextDueAt()).to.equal(undefined)
     })
 

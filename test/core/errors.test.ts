@@ -7,6 +7,7 @@ import {
   fail,
   fromSystemError,
   ImgstoreError,
+  printable,
   quote,
   toImgstoreError,
   type ErrorCode,
@@ -113,6 +114,13 @@ describe('quoted text', () => {
       }),
       {numRuns: 500},
     )
+  })
+
+  it('keeps our own words as they are when they hold words from outside', () => {
+    expect(printable('its key "a\u001b[2J" is unknown')).to.equal(
+      'its key "a\\u001b[2J" is unknown',
+    )
+    expect(printable('x'.repeat(5000))).to.have.length.lessThan(300)
   })
 
   it('is cut in the middle when it is long', () => {

@@ -5,6 +5,7 @@ import {mkdirSync, readFileSync, readdirSync, writeFileSync} from 'node:fs'
 import {join} from 'node:path'
 import {expect} from 'chai'
 import {imageSteps} from '../../src/core/images/lifecycle.ts'
+import {packedImage} from '../support/backend-image.ts'
 import {useServers, type BlobServer} from '../support/blob-server.ts'
 import {makeImage, readTree, type Image} from '../support/image-maker.ts'
 import {until, useScenes, type Ran, type Scene} from '../support/program.ts'
@@ -31,6 +32,8 @@ type Stage = {scene: Scene; server: BlobServer; image: Image; url: string}
 
 type Case = {
   title: string
+  /** Indexed from a compressed blob instead of extracted from a plain one. */
+  isIndexed?: boolean
   arrange?: (stage: Stage) => Promise<void>
   /** What dies: a command of the program, or something longer. */
   act?: string[] | ((stage: Stage, env: Record<string, string>) => Promise<Ran>)
@@ -118,7 +121,91 @@ const alone = [
   'journal.mount',
 ]
 
+/** Those that differ for an indexed image. */
+const straightIndexed = [
+  'images.unpacked',
+  'images.noted',
+  'journal.unpack',
+  'images.plain_published',
+  'images.published',
+  'images.index_mounted',
+  'images.mounted',
+  'journal.mount',
+]
+
 const one = (title: string, rest: Omit<Case, 'title'>): Case[] => [{title, ...rest}]
+
+const deactivated = async (stage: Stage): Promise<void> => {
+  await activate(stage)
+  await stage.scene.ok(['deactivate', 'one'])
+}
+const toErofs = ['convert', 'one', '--backend', 'erofs']
+const toDir = ['convert', 'one', '--backend', 'dir']
+const isIndexed = true
+
+/** By failpoint: what only images have that are indexed, or that become so. */
+const indexedCases: Record<string, Case[]> = {
+  ...Object.fromEntries(
+    straightIndexed.map((name) => [
+      name,
+      [{title: 'a worker that indexes', isIndexed, arrange: enqueue}],
+    ]),
+  ),
+  'images.asked': [
+    {title: 'converting to dir', isIndexed, arrange: activate, act: toDir, again: toDir},
+    {title: 'converting to erofs', arrange: activate, act: toErofs},
+  ],
+  'images.unmounted': [
+    {
+      title: 'deactivating an index',
+      isIndexed,
+      arrange: activate,
+      act: ['deactivate', 'one'],
+      end: {one: 'STORED'},
+    },
+    // It is mended as it was, or goes on to what it is asked to be again.
+    {title: 'converting to dir', isIndexed, arrange: activate, act: toDir},
+    {title: 'converting to erofs', arrange: activate, act: toErofs, again: toErofs},
+  ],
+  'images.retired': one('removing an index', {
+    isIndexed,
+    arrange: activate,
+    act: ['remove', 'one'],
+    end: {},
+  }),
+  'maintenance.blob_removed': one('removing the last index of a blob', {
+    isIndexed,
+    arrange: activate,
+    act: ['remove', 'one'],
+    end: {},
+  }),
+  'images.mended': one('finding the mounts of an index gone', {
+    isIndexed,
+    arrange: async (stage) => {
+      await activate(stage)
+      for (const point of stage.scene.mounts().reverse()) {
+        const umount = spawn('umount', [point])
+        await once(umount, 'exit')
+      }
+      expect(stage.scene.mounts()).to.deep.equal([])
+    },
+  }),
+}
+for (const name of ['images.published', 'images.unpacked'])
+  indexedCases[name]?.push(
+    {title: 'converting to dir', isIndexed, arrange: activate, act: toDir},
+    {
+      title: 'converting to erofs what is STORED',
+      arrange: deactivated,
+      act: toErofs,
+      end: {one: 'STORED'},
+    },
+  )
+indexedCases['images.index_mounted']?.push({
+  title: 'converting to erofs',
+  arrange: activate,
+  act: toErofs,
+})
 
 const cases: Record<string, Case[]> = {
   ...Object.fromEntries(
@@ -312,13 +399,14 @@ describe('dying at every failpoint', function () {
   it('has a scenario for each failpoint of the sources, and none for another', () => {
     const names = failpointsOfSources()
     expect(names).to.have.length.greaterThan(30)
-    expect(Object.keys(cases).sort()).to.deep.equal(names)
+    const covered = new Set([...Object.keys(cases), ...Object.keys(indexedCases)])
+    expect([...covered].sort()).to.deep.equal(names)
   })
 
-  for (const [name, scenarios] of Object.entries(cases)) {
+  for (const [name, scenarios] of [...Object.entries(cases), ...Object.entries(indexedCases)]) {
     for (const scenario of scenarios) {
       it(`goes on after dying at ${name}: ${scenario.title}`, async () => {
-        const stage = await makeStage(newScene(), await newServer())
+        const stage = await makeStage(newScene(), await newServer(), scenario.isIndexed ?? false)
         await scenario.arrange?.(stage)
         const env = {IMGSTORE_FAILPOINT: name}
         const ran = await act(stage, scenario.act ?? work, env)
@@ -330,13 +418,14 @@ describe('dying at every failpoint', function () {
   }
 })
 
-async function makeStage(scene: Scene, server: BlobServer): Promise<Stage> {
+async function makeStage(scene: Scene, server: BlobServer, isIndexed: boolean): Promise<Stage> {
   Object.assign(scene.env, {
+    ...(isIndexed ? {IMGSTORE_BACKEND: 'erofs'} : {}),
     IMGSTORE_RETRY_WAIT: '30ms',
     IMGSTORE_POLL: '20ms',
     IMGSTORE_LEASE: '500ms',
   })
-  const image = makeImage(1)
+  const image = isIndexed ? packedImage('gzip') : makeImage(1)
   return await Promise.resolve({scene, server, image, url: server.put('/one.tar', image.bytes)})
 }
 
@@ -368,8 +457,14 @@ async function expectEnd({scene, image}: Stage, end: Record<string, string>): Pr
   expect(states, JSON.stringify(eventsOf(scene), null, 1)).to.deep.equal(end)
   for (const [name, state] of Object.entries(end)) {
     if (state === 'FAILED') continue
-    const root = state === 'ACTIVE' ? `active/${name}` : `images/${name}/rootfs`
+    // The tree of an index can be seen only while it is mounted.
+    const isHidden = imagesOf(scene).some(
+      (each) => each.name === name && state === 'STORED' && each.tree_backend === 'erofs',
+    )
+    if (isHidden) await scene.ok(['activate', name])
+    const root = isHidden || state === 'ACTIVE' ? `active/${name}` : `images/${name}/rootfs`
     expect(readTree(join(scene.store, root))).to.deep.equal(image.tree)
+    if (isHidden) await scene.ok(['deactivate', name])
   }
   for (const pid of scene.processes()) process.kill(pid, 'SIGKILL')
   await expectSoundStore(scene)

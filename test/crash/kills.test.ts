@@ -2,6 +2,7 @@
 import {join} from 'node:path'
 import {setTimeout as sleep} from 'node:timers/promises'
 import {expect} from 'chai'
+import {packedImage} from '../support/backend-image.ts'
 import {useServers, type BlobServer} from '../support/blob-server.ts'
 import {makeImage, randomOf, readTree, type Image} from '../support/image-maker.ts'
 import {until, useScenes, type Running, type Scene} from '../support/program.ts'
@@ -45,7 +46,10 @@ describe('two workers that are killed again and again', function () {
   })
 })
 
-/** Ten images under ten names, two of them of the same bytes; all of them slow to download. */
+/**
+ * Ten images under ten names, two of them of the same bytes; all of them slow to download. Half of them are indexed,
+ * two from a compressed archive.
+ */
 async function enqueueImages(scene: Scene, server: BlobServer): Promise<Map<string, Image>> {
   const images = new Map<string, Image>()
   for (let i = 0; i < imageCount; i++) {
@@ -53,11 +57,15 @@ async function enqueueImages(scene: Scene, server: BlobServer): Promise<Map<stri
     const image =
       i === imageCount - 1
         ? images.get('image-0')
-        : makeImage(seed + i, {files: 300, fileBytes: 8000})
+        : packedImage(
+            i === 1 || i === 3 ? 'gzip' : 'plain',
+            makeImage(seed + i, {files: 300, fileBytes: 8000}),
+          )
     if (!image) throw new Error('the first image is there')
     images.set(name, image)
     const url = server.put(`/${name}.tar`, image.bytes, {bytesPerSecond: 600_000})
-    await scene.ok(['fetch', name, url, `sha256:${image.digest}`])
+    const backend = i % 2 === 1 ? 'erofs' : 'dir'
+    await scene.ok(['fetch', name, url, `sha256:${image.digest}`, '--backend', backend])
   }
   return images
 }

@@ -4,6 +4,7 @@ import {mkdirSync} from 'node:fs'
 import {join} from 'node:path'
 import SqliteDatabase from 'better-sqlite3'
 import {expect} from 'chai'
+import {packedImage} from '../support/backend-image.ts'
 import {useServers, type BlobServer} from '../support/blob-server.ts'
 import {makeImage, readTree} from '../support/image-maker.ts'
 import {until, useScenes, type Scene} from '../support/program.ts'
@@ -75,15 +76,17 @@ describe('after a reboot', function () {
   })
 })
 
+/** Three images, the second of them indexed. */
 async function threeActive(
   scene: Scene,
   server: BlobServer,
 ): Promise<Map<string, Map<string, string>>> {
   const trees = new Map<string, Map<string, string>>()
   for (const [i, name] of ['one', 'two', 'three'].entries()) {
-    const image = makeImage(40 + i)
+    const image = packedImage(name === 'two' ? 'gzip' : 'plain', makeImage(40 + i))
     const url = server.put(`/${name}.tar`, image.bytes)
-    await scene.ok(['fetch', name, url, image.digest, '--wait'])
+    const backend = name === 'two' ? 'erofs' : 'dir'
+    await scene.ok(['fetch', name, url, image.digest, '--wait', '--backend', backend])
     trees.set(name, image.tree)
   }
   return trees
@@ -92,7 +95,7 @@ async function threeActive(
 /** Takes the processes and mounts away, and makes the records those of another boot, with a number that lives again. */
 function goDown(scene: Scene, pid: number): void {
   process.kill(-pid, 'SIGKILL')
-  for (const mount of scene.mounts()) umount(mount)
+  for (const mount of scene.mounts().reverse()) umount(mount)
   const database = new SqliteDatabase(scene.db)
   database.prepare(`update owners set boot_id = 'the boot before', pid = ?`).run(process.pid)
   database.close()

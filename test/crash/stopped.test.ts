@@ -3,6 +3,7 @@ import {readFileSync} from 'node:fs'
 import {join} from 'node:path'
 import {setTimeout as sleep} from 'node:timers/promises'
 import {expect} from 'chai'
+import {packedImage} from '../support/backend-image.ts'
 import {useServers, type BlobServer} from '../support/blob-server.ts'
 import {makeImage, readTree, sha256, type Image} from '../support/image-maker.ts'
 import {until, useScenes, type Running, type Scene} from '../support/program.ts'
@@ -18,6 +19,8 @@ type Case = {
   /** Else: when it is stopped from outside, and whether its children are, too. */
   when?: (stage: Stage) => boolean
   isWholeGroup?: boolean
+  /** Whether the image is indexed, from a compressed archive. */
+  isIndexed?: boolean
   /** It holds the database's lock: nobody can take over before it wakes. */
   isLocking?: boolean
 }
@@ -37,6 +40,22 @@ const cases: Case[] = [
     title: 'in the middle of an unpack, with all its processes',
     when: ({scene}) => stateOf(scene, 'one') === 'UNPACKING',
     isWholeGroup: true,
+  },
+  {
+    title: 'in the middle of indexing, which goes on without it',
+    when: ({scene}) => stateOf(scene, 'one') === 'UNPACKING',
+    isIndexed: true,
+  },
+  {
+    title: 'right before an index gets its place',
+    failpoint: 'journal.unpack',
+    isIndexed: true,
+  },
+  {
+    title: 'within the mount of an index, holding the lock',
+    failpoint: 'images.index_mounted',
+    isIndexed: true,
+    isLocking: true,
   },
   {title: 'when a tree is unpacked', failpoint: 'images.unpacked'},
   {title: 'right before a tree gets its place', failpoint: 'journal.unpack'},
@@ -120,7 +139,9 @@ describe('a worker that sleeps between looking at a part and giving it its name'
 /** A worker with an image in the making, stopped where the case says. */
 async function sleeping(one: Case, scene: Scene, server: BlobServer): Promise<Stage> {
   Object.assign(scene.env, {IMGSTORE_LEASE: '1s', IMGSTORE_POLL: '50ms'})
-  const image = makeImage(5, {files: 2500, fileBytes: 300})
+  if (one.isIndexed) scene.env['IMGSTORE_BACKEND'] = 'erofs'
+  const made = makeImage(5, {files: 2500, fileBytes: 300})
+  const image = packedImage(one.isIndexed ? 'gzip' : 'plain', made)
   const url = server.put('/one.tar', image.bytes, {bytesPerSecond: 4_000_000})
   await scene.ok(['fetch', 'one', url, image.digest])
   const env = one.failpoint === undefined ? {} : {IMGSTORE_FAILPOINT: `${one.failpoint}=stop`}

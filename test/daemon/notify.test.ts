@@ -1,7 +1,12 @@
 import {expect} from 'chai'
 import {setTimeout as sleep} from 'node:timers/promises'
 import type {LogFields, Logger} from '../../src/core/log.ts'
-import {makeNotifier, monotonicUsec, startWatchdog} from '../../src/daemon/notify.ts'
+import {
+  makeNotifier,
+  monotonicUsec,
+  startWatchdog,
+  watchdogUsecOf,
+} from '../../src/daemon/notify.ts'
 import {killReceivers, withNotifySocket} from '../support/notify-socket.ts'
 import {requires} from '../support/requires.ts'
 import {withTempDir} from '../support/temp-dir.ts'
@@ -137,6 +142,15 @@ describe('the watchdog', () => {
     } finally {
       watchdog.stop()
     }
+  })
+
+  it('is the business of the process that systemd means', () => {
+    const {pid, ppid} = process
+    expect(watchdogUsecOf({watchdogUsec: 5, watchdogPid: undefined})).to.equal(5)
+    expect(watchdogUsecOf({watchdogUsec: 5, watchdogPid: pid})).to.equal(5)
+    expect(watchdogUsecOf({watchdogUsec: 5, watchdogPid: ppid})).to.equal(undefined)
+    expect(watchdogUsecOf({watchdogUsec: 0, watchdogPid: pid})).to.equal(undefined)
+    expect(watchdogUsecOf({watchdogUsec: undefined, watchdogPid: pid})).to.equal(undefined)
   })
 
   it('never speaks for a loop that has not begun, nor after its end', async () => {

@@ -156,6 +156,7 @@ describe('every command', function () {
       cleanup: ['cleanup', '--dry-run'],
       completion: ['completion', 'bash'],
       run: ['run', 'debian', '--', '/bin/sh', '-c', 'exit 0'],
+      convert: ['convert', 'debian', '--backend', 'erofs'],
       deactivate: ['deactivate', 'debian'],
       activate: ['activate', 'debian'],
       retry: ['retry', 'debian'],

@@ -53,6 +53,23 @@ describe('bin/imgstore', () => {
       expect(ran.status).to.equal(0)
     }))
 
+  it('answers a word that is no command with the nearest one, also where Node is told to be in development', () =>
+    withTempDir((dir) => {
+      for (const mode of ['', 'development', 'test']) {
+        // In development oclif makes a directory for temporary files.
+        const env = ['env', `NODE_ENV=${mode}`, `TMPDIR=${dir}`]
+        const ran = start([...env, imgstore, 'statsu', 'web'])
+        expect(ran.stderr).to.equal(
+          'Error: there is no command "statsu"\nTry: imgstore status, or imgstore --help\n',
+        )
+        expect(ran.stdout).to.equal('')
+        expect(ran.status).to.equal(2)
+      }
+      const {stdout, status} = start([imgstore, 'bogus', '--json'])
+      expect(JSON.parse(stdout)).to.have.nested.property('error.code', 'wrong_usage')
+      expect(status).to.equal(2)
+    }))
+
   it('runs through the chain of links that npm i -g makes', () =>
     withTempDir((dir) => {
       mkdirSync(join(dir, 'lib/node_modules'), {recursive: true})

@@ -1,9 +1,12 @@
+import {execFileSync} from 'node:child_process'
 import {mkdirSync, readdirSync} from 'node:fs'
-import {join} from 'node:path'
+import {join, resolve} from 'node:path'
 import {expect} from 'chai'
 import {checkMountHost} from '../../src/core/mounts/host-check.ts'
 import {mountsBelow} from '../../src/core/mounts/mount-table.ts'
 import {mountOverlaySync, unmountSync} from '../../src/core/mounts/mount.ts'
+import {resolveSettings} from '../../src/core/settings.ts'
+import {openStore} from '../../src/core/store.ts'
 import {mount, MS_NODEV, MS_NOSUID, MS_RDONLY} from '../../src/core/syscalls/mount.ts'
 import {requires} from '../support/requires.ts'
 import {withTempDir} from '../support/temp-dir.ts'
@@ -20,7 +23,7 @@ describe('the check of a host that can mount', function () {
       expect(failed).to.deep.equal([])
       expect(check.items.map((item) => item.name)).to.deep.equal([
         ...['mount', 'root', 'overlayfs', 'system calls', 'file system of the store'],
-        ...['mount namespace', 'unshare', 'runc', 'fuse-overlayfs'],
+        ...['mount namespace', 'unshare', 'runc', 'fuse-overlayfs', 'xz', 'bzip2'],
       ])
       expect(mountsBelow(dir)).to.deep.equal([])
       expect(readdirSync(join(dir, 'a, store: é/staging'))).to.deep.equal([])
@@ -54,11 +57,53 @@ describe('the check of a host that can mount', function () {
       }
     }))
 
+  it('tells whether its mounts are those of the first process', () =>
+    withTempDir((dir) => {
+      const file = resolve('src/core/mounts/host-check.ts')
+      const program = `const {checkMountHost} = await import(process.argv[1])
+        const {items} = await checkMountHost(process.argv[2])
+        console.log(items.find(({name}) => name === 'mount namespace').detail)`
+      const look = (by: string, ...more: string[]): string => {
+        const words = [...more, '-e', program, file, dir]
+        return execFileSync(by, words, {encoding: 'utf8'})
+      }
+      expect(look(process.execPath)).to.equal("the same as the first process's\n")
+      expect(look('unshare', '--mount', process.execPath)).to.match(/^one of its own: /)
+    }))
+
   it('tries fuse-overlayfs when that is the driver', () =>
     withTempDir(async (dir) => {
       const check = await checkMountHost(dir, {driver: 'fuse'})
       const program = check.items.find((item) => item.name === 'fuse-overlayfs')
       expect(check.canMount.ok).to.equal(program?.ok)
       expect(mountsBelow(dir)).to.deep.equal([])
+    }))
+})
+
+describe('the doctor of a store that cannot be written', function () {
+  requires('root')
+
+  it('fails, and says what to do', () =>
+    withTempDir(async (dir) => {
+      const storeDir = join(dir, 'store')
+      mkdirSync(storeDir)
+      mount('ro', storeDir, 'tmpfs', MS_NODEV | MS_NOSUID | MS_RDONLY, null)
+      try {
+        const resolved = resolveSettings({
+          flags: {store: storeDir},
+          env: {},
+          dataDir: dir,
+          cwd: dir,
+        })
+        const store = await openStore({...resolved, role: 'command', access: 'read'})
+        const {isOk, checks} = await store.maintenance.doctor()
+        await store.close()
+        const found = checks.find(({name}) => name === 'store')
+        expect(found).to.include({status: 'fail'})
+        expect(found?.hint).to.include('--store')
+        expect(isOk).to.equal(false)
+      } finally {
+        unmountSync(storeDir)
+      }
     }))
 })

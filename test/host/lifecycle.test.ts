@@ -362,7 +362,7 @@ describe('the life of an image on a host that can mount', () => {
             expect((await store.images.settle(name)).status?.state).to.equal('ACTIVE')
         })
       })
-      expect(mountsBelow(storeDir)).to.have.lengthOf(6)
+      expect(mountsBelow(join(storeDir, 'active'))).to.have.lengthOf(6)
       for (const name of names) {
         const events = await store.runs.events({image: name, afterSeq: 0})
         expect(events.filter(({to}) => to === 'ACTIVE')).to.have.lengthOf(1)

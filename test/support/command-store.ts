@@ -5,6 +5,9 @@ import {withImageServer, type ImageServer} from './image-server.ts'
 import {runCommand, type Ran} from './run-command.ts'
 import {withTempDir} from './temp-dir.ts'
 
+// These tests look at trees that are not mounted. Commands read it in this process and in those they are run in.
+process.env['IMGSTORE_BACKEND'] ??= process.env['IMGSTORE_TEST_BACKEND'] ?? 'dir'
+
 export type Bench = {
   dir: string
   server: ImageServer

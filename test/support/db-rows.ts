@@ -63,7 +63,7 @@ export async function addImageAndRun(
   return await database.db.transaction().execute(async (trx) => {
     const imageId = await addImage(trx, {name, url: `http://host/${name}`, digest, now})
     const placement = {imageId, node, goal, profile: 'strict' as const, limits: {}, now}
-    await addPlacement(trx, {...placement, isBlobVerified: false})
+    await addPlacement(trx, {...placement, backend: 'auto', isBlobVerified: false})
     if (options.state) await updatePlacement(trx, imageId, node, {state: options.state}, now)
     const dueAt = options.dueAt ?? now
     const run = await addRun(trx, {imageId, image: name, node, digest, goal, now: dueAt})

@@ -201,8 +201,8 @@ export class MemoryJournal<S extends string, G extends string, P = never> implem
 
   nextDueAt(): Promise<number | undefined> {
     const due = [...this.runs.values()]
-      .filter((run) => run.status === 'pending' || run.status === 'waiting')
-      .map((run) => run.dueAt)
+      .filter((run) => ['pending', 'waiting', 'running'].includes(run.status))
+      .map((run) => (run.status === 'running' ? run.leaseExpiresAt : run.dueAt))
     return Promise.resolve(due.length === 0 ? undefined : Math.min(...due))
   }
 

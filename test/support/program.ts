@@ -70,6 +70,7 @@ export class Scene {
         LANG: 'C.UTF-8',
         IMGSTORE_STORE_PATH: this.store,
         IMGSTORE_DB_PATH: this.db,
+        IMGSTORE_BACKEND: process.env['IMGSTORE_TEST_BACKEND'] ?? 'dir',
         ...this.env,
         ...o.env,
       },

@@ -1,7 +1,7 @@
 /** Skips a suite, with the reason, where the host cannot run it. As root, CI counts a skip as a failure. */
 import {spawnSync} from 'node:child_process'
 
-type Need = 'root' | `program:${string}`
+export type Need = 'root' | `program:${string}`
 
 export function missing(...needs: Need[]): string | undefined {
   for (const need of needs) {

@@ -8,6 +8,9 @@ import {captureOutput} from '@oclif/test'
 const root = resolve(import.meta.dirname, '../..')
 const commandsDir = join(root, 'src/commands')
 
+/** Where Node keeps what it compiled of our sources: a process then starts in half the time. */
+export const compileCache = join(root, '.cache/compile')
+
 export type Ran = {stdout: string; stderr: string; exit: number}
 
 /** Ids of all commands, with spaces, from the files that hold them. */
@@ -78,7 +81,8 @@ export function startCommand(
 ): Started {
   const file = join(root, 'test/support/run-command-main.ts')
   const [program = '', ...rest] = [...by, process.execPath, file, ...words]
-  const child = spawn(program, rest, {stdio: 'pipe', ...options})
+  const env = {...process.env, NODE_COMPILE_CACHE: compileCache, ...options.env}
+  const child = spawn(program, rest, {stdio: 'pipe', ...options, env})
   const output = {stdout: '', stderr: ''}
   child.stdout?.on('data', (chunk: Buffer) => (output.stdout += chunk.toString()))
   child.stderr?.on('data', (chunk: Buffer) => (output.stderr += chunk.toString()))

@@ -1,12 +1,18 @@
 /** What a store must look like when nothing is at work in it: its history, its files, its mounts, its database. */
-import {existsSync, readdirSync} from 'node:fs'
+import {existsSync, readFileSync, readdirSync} from 'node:fs'
 import {join} from 'node:path'
 import SqliteDatabase from 'better-sqlite3'
 import {expect} from 'chai'
 import {readMountTable} from '../../src/core/mounts/mount-table.ts'
 import type {Scene} from './program.ts'
 
-export type ImageRow = {name: string; digest: string; state: string; goal: string}
+export type ImageRow = {
+  name: string
+  digest: string
+  state: string
+  goal: string
+  tree_backend: string | null
+}
 export type EventRow = {
   seq: number
   run_id: string
@@ -40,7 +46,7 @@ export function query<T>(scene: Scene, sql: string): T[] {
 export const imagesOf = (scene: Scene): ImageRow[] =>
   query<ImageRow>(
     scene,
-    'select i.name, i.digest, p.state, p.goal from images i join placements p on p.image_id = i.id order by i.name',
+    'select i.name, i.digest, p.state, p.goal, p.tree_backend from images i join placements p on p.image_id = i.id order by i.name',
   )
 
 export const eventsOf = (scene: Scene): EventRow[] =>
@@ -62,6 +68,22 @@ export function mountsOf(scene: Scene): string[] {
     .filter((entry) => entry.mountPoint.startsWith(below))
     .map((entry) => entry.source)
     .sort()
+}
+
+/** The images whose index is mounted, by name; one that is mounted twice is there twice. */
+export function indexesOf(scene: Scene): string[] {
+  const below = `${join(scene.store, 'images')}/`
+  return readMountTable()
+    .filter((entry) => entry.mountPoint.startsWith(below))
+    .map((entry) => entry.mountPoint.slice(below.length).replace(/\/rootfs$/, ''))
+    .sort()
+}
+
+/** Whether an image is indexed, and from a plain tar that was made of its blob. */
+function needsPlain(scene: Scene, {name, tree_backend}: ImageRow): boolean {
+  if (tree_backend !== 'erofs') return false
+  const note = readFileSync(join(scene.store, 'images', name, 'tree.json'), 'utf8')
+  return (JSON.parse(note) as {plain?: unknown}).plain !== undefined
 }
 
 /** Every transition took effect once in its run, and each image's states follow from one another. */
@@ -111,7 +133,9 @@ export async function expectNothingOrphaned(scene: Scene): Promise<void> {
   const blobs = [...new Set(used.map(({digest}) => `${digest}.tar`))].sort()
   expect(namesIn(scene, 'staging'), 'staging').to.deep.equal([])
   expect(namesIn(scene, 'quarantine'), 'quarantine').to.deep.equal([])
-  expect(namesIn(scene, 'blobs'), 'blobs').to.deep.equal(blobs)
+  const indexed = withTree.filter((image) => needsPlain(scene, image))
+  const plains = [...new Set(indexed.map(({digest}) => `${digest}.tar.raw`))]
+  expect(namesIn(scene, 'blobs'), 'blobs').to.deep.equal([...blobs, ...plains].sort())
   expect(namesIn(scene, 'images'), 'trees').to.deep.equal(withTree.map(({name}) => name))
   const names = images.map(({name}) => name)
   for (const dir of ['overlays', 'active'])
@@ -120,6 +144,8 @@ export async function expectNothingOrphaned(scene: Scene): Promise<void> {
       dir,
     ).to.deep.equal([])
   expect(mountsOf(scene), 'mounts').to.deep.equal(active.map(({name}) => `imgstore:${name}`))
+  const mounted = active.filter(({tree_backend}) => tree_backend === 'erofs')
+  expect(indexesOf(scene), 'indexes').to.deep.equal(mounted.map(({name}) => name))
   const rows = query<{digest: string}>(scene, 'select digest from blobs order by digest')
   expect(
     rows.map(({digest}) => `${digest}.tar`),

@@ -5,33 +5,13 @@
 import {execFileSync, spawn, type ChildProcess} from 'node:child_process'
 import {once} from 'node:events'
 import {mkdirSync, readFileSync, writeFileSync} from 'node:fs'
-import {createServer, type AddressInfo} from 'node:net'
 import {userInfo} from 'node:os'
 import {join} from 'node:path'
-
-export type SwiftServer = {
-  endpoint: string
-  region: string
-  accessKeyId: string
-  secretAccessKey: string
-  stop(): Promise<void>
-}
+import type {S3Server} from '../contract/s3-suite.ts'
+import {freePorts} from './free-ports.ts'
 
 const backends = ['account', 'container', 'object'] as const
 const region = 'swift-1'
-
-async function freePorts(count: number): Promise<number[]> {
-  const servers = Array.from({length: count}, () => createServer().listen(0, '127.0.0.1'))
-  await Promise.all(servers.map((server) => once(server, 'listening')))
-  const ports = servers.map((server) => (server.address() as AddressInfo).port)
-  await Promise.all(
-    servers.map((server) => {
-      server.close()
-      return once(server, 'close')
-    }),
-  )
-  return ports
-}
 
 function backendConfig(dir: string, name: string, port: number): string {
   return `[DEFAULT]
@@ -112,7 +92,7 @@ async function waitUntilHealthy(
 }
 
 /** Starts the four servers; `dir` belongs to them until `stop` has resolved. */
-export async function startSwift(dir: string): Promise<SwiftServer> {
+export async function startSwift(dir: string): Promise<S3Server> {
   mkdirSync(join(dir, 'devices', 'd1'), {recursive: true})
   const [proxyPort = 0, ...backendPorts] = await freePorts(1 + backends.length)
   const log = join(dir, 'log')

@@ -61,6 +61,8 @@ export async function withTempStore<T>(
       const flags = {
         store: storeDir,
         db: join(dir, 'store.db'),
+        // Most tests look at trees that are not mounted. IMGSTORE_TEST_BACKEND runs them with the other one.
+        backend: process.env['IMGSTORE_TEST_BACKEND'] ?? 'dir',
         ...quick,
         ...options.flags,
         ...more.flags,

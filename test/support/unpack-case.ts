@@ -1,15 +1,16 @@
-/** Unpacks bytes into a fresh directory beside a canary that nothing may touch. */
-import {closeSync, mkdirSync, openSync, symlinkSync, utimesSync, writeFileSync} from 'node:fs'
+/** Unpacks bytes into a fresh directory beside a canary that nothing may touch; as root it indexes them too. */
+import {mkdirSync, writeFileSync} from 'node:fs'
 import {spawnSync} from 'node:child_process'
 import {join} from 'node:path'
 import {expect} from 'chai'
 import {ImgstoreError} from '../../src/core/errors.ts'
 import {type LimitOverrides, type Profile, resolveLimits} from '../../src/core/limits.ts'
-import type {DirCalls} from '../../src/core/unpack/dir/calls.ts'
+import {type DirCalls, kernelCalls} from '../../src/core/unpack/dir/calls.ts'
 import {extract} from '../../src/core/unpack/extract.ts'
 import type {UnpackResult} from '../../src/core/unpack/unpack.ts'
+import {listCanary, makeCanary} from './canary.ts'
+import {expectAgreement} from './erofs-agreement.ts'
 import {withTempDir} from './temp-dir.ts'
-import {listTree} from './tree-listing.ts'
 
 export type UnpackCase = {
   bytes: Buffer
@@ -27,7 +28,7 @@ export type Unpacked = {
 
 /**
  * Runs one case in this process and hands what came of it to `check`. Fails when anything beside the root was
- * touched: content, mode, owner, times, links.
+ * touched: content, mode, owner, times, links; and, as root, when the index of the same bytes says something else.
  */
 export async function withUnpacked(
   options: UnpackCase,
@@ -44,8 +45,10 @@ export async function withUnpacked(
     let result: UnpackResult | undefined
     let error: ImgstoreError | undefined
     const umask = process.umask(0)
+    const limits = resolveLimits(profile, options.limits ?? {})
+    // Kernels stamp by the tick, up to some milliseconds behind the clock.
+    const startMs = Date.now() - 50
     try {
-      const limits = resolveLimits(profile, options.limits ?? {})
       result = await extract(
         {blobPath, targetDir: root, profile, limits},
         options.calls === undefined ? {} : {calls: options.calls},
@@ -57,6 +60,11 @@ export async function withUnpacked(
       process.umask(umask)
     }
     expect(listCanary(dir), 'the canary beside the root').to.deep.equal(before)
+    // Only root makes owners and devices, and only system calls keep everything.
+    if (process.getuid?.() === 0 && (options.calls ?? kernelCalls) === kernelCalls) {
+      const job = {blobPath, profile, limits}
+      await withTempDir((work) => expectAgreement(job, {root, result, error}, work, startMs))
+    }
     try {
       await check({root, result, error})
     } finally {
@@ -64,19 +72,4 @@ export async function withUnpacked(
       if (process.getuid?.() !== 0) spawnSync('chmod', ['-R', 'u+rwX', root])
     }
   })
-}
-
-/** Files that attacks aim at: a sibling with the root's name as its prefix, a secret above, a directory with a file. */
-function makeCanary(dir: string): void {
-  mkdirSync(join(dir, 'img-evil'))
-  writeFileSync(join(dir, 'img-evil', 'file'), 'canary\n', {mode: 0o640})
-  writeFileSync(join(dir, 'secret'), 'secret\n', {mode: 0o600})
-  symlinkSync('secret', join(dir, 'link'))
-  closeSync(openSync(join(dir, 'empty'), 'w'))
-  utimesSync(join(dir, 'img-evil'), 1000, 1000)
-  utimesSync(join(dir, 'secret'), 1000, 1000)
-}
-
-function listCanary(dir: string): string[] {
-  return [...listTree(dir, {skip: 'img'})].map((line) => line.join(' '))
 }

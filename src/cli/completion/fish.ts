@@ -1,4 +1,4 @@
-import {nextWords, topicsOf, type CommandModel, type ValueKind} from './model.ts'
+import {nextWords, placeFlags, topicsOf, type CommandModel, type ValueKind} from './model.ts'
 
 /** A completion script for fish. */
 export function fishScript(bin: string, models: readonly CommandModel[]): string {
@@ -17,6 +17,28 @@ export function fishScript(bin: string, models: readonly CommandModel[]): string
     `function __${bin}_topic`,
     '  set -l words (commandline -opc)',
     '  test (count $words) -eq 2; and test "$words[2]" = $argv[1]',
+    'end',
+    '# Flags typed so far say where images are. What fish would have to expand is left alone: nothing is run here.',
+    `function __${bin}_names`,
+    '  set -l where',
+    '  set -l flag',
+    '  for word in (commandline -opc)[2..-1]',
+    '    if test -z "$flag"',
+    '      test "$word" = --; and break',
+    `      if contains -- $word ${placeFlags.join(' ')}`,
+    '        set flag $word',
+    '        continue',
+    '      end',
+    `      string match -qr '^(?:${placeFlags.join('|')})=' -- $word; or continue`,
+    "      set flag (string replace -r '=.*' '' -- $word)",
+    "      set word (string replace -r '^[^=]*=' '' -- $word)",
+    '    end',
+    "    string match -qr '[$()*?{]|^~(?!/)' -- $word; and return",
+    '    set -a where $flag=(string replace -r \'^~/\' "$HOME/" -- $word)',
+    '    set flag',
+    '  end',
+    '  test -z "$flag"; or return',
+    `  ${bin} $argv $where --quiet 2>/dev/null`,
     'end',
     `complete -c ${bin} -f`,
     ...nextWords(models, []).map(
@@ -60,9 +82,9 @@ function actionOf(bin: string, kind: ValueKind): string {
     case 'file':
       return '-F'
     case 'image':
-      return `-a ${quote(`(${bin} list --quiet 2>/dev/null)`)}`
+      return `-a ${quote(`(__${bin}_names list)`)}`
     case 'run':
-      return `-a ${quote(`(${bin} runs list --quiet 2>/dev/null)`)}`
+      return `-a ${quote(`(__${bin}_names runs list)`)}`
     case 'other':
       return ''
   }

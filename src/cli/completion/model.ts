@@ -96,6 +96,9 @@ export function topicsOf(models: readonly CommandModel[]): string[] {
   return [...new Set(firsts)]
 }
 
+/** Flags that say where images are: the names that are offered come from there too. */
+export const placeFlags = ['--store', '--db', '--config'] as const
+
 /** A word that every shell here takes literally. */
 export function quoteWord(text: string): string {
   return `'${text.replaceAll("'", "'\\''")}'`

@@ -1,4 +1,11 @@
-import {nextWords, quoteWord, topicsOf, type CommandModel, type ValueKind} from './model.ts'
+import {
+  nextWords,
+  placeFlags,
+  quoteWord,
+  topicsOf,
+  type CommandModel,
+  type ValueKind,
+} from './model.ts'
 
 /** A completion script for zsh; works sourced, and as a file `_imgstore` in fpath. */
 export function zshScript(bin: string, models: readonly CommandModel[]): string {
@@ -6,7 +13,23 @@ export function zshScript(bin: string, models: readonly CommandModel[]): string 
   const lines = [
     `#compdef ${bin}`,
     `# Completion of ${bin} for zsh: source <(${bin} completion zsh)`,
-    `_${bin}_names() { local -a names; names=(\${(f)"$(${bin} "$@" --quiet 2>/dev/null)"}); compadd -a names }`,
+    '# Flags typed so far say where images are. What the shell would have to expand is left alone: nothing is run here.',
+    `_${bin}_names() {`,
+    '  local -a names where; local i word flag',
+    '  for ((i = 2; i < CURRENT; i++)); do',
+    '    word=$words[i]',
+    '    case $word in',
+    '      --) break ;;',
+    `      ${placeFlags.join('|')}) flag=$word; ((i++)); word=$words[i]; if ((i >= CURRENT)); then return 1; fi ;;`,
+    `      ${placeFlags.map((flag) => `${flag}=*`).join('|')}) flag=\${word%%=*}; word=\${word#*=} ;;`,
+    '      *) continue ;;',
+    '    esac',
+    "    if [[ $word == *['$`']* ]]; then return 1; fi",
+    "    if [[ $word == '~/'* ]]; then word=\"${(q)HOME}/${word[3,-1]}\"; elif [[ $word == '~'* ]]; then return 1; fi",
+    '    where+=("$flag=${(Q)word}")',
+    '  done',
+    `  names=(\${(f)"$(${bin} "$@" "\${where[@]}" --quiet 2>/dev/null)"}); compadd -a names`,
+    '}',
     `_${bin}() {`,
     '  local -a next',
     '  if ((CURRENT == 2)); then',
@@ -48,7 +71,10 @@ function specs(bin: string, model: CommandModel): string[] {
   const flags = model.flags.map((flag) => {
     const text = `[${flag.description.replaceAll(/[[\]\\]/g, (c) => `\\${c}`)}]`
     const value = flag.value ? `:value:${actionOf(bin, flag.value)}` : ''
-    const [first = '', second] = flag.names
+    // With the sign zsh knows a value in the next word and behind the sign.
+    const [first = '', second] = flag.names.map((name) =>
+      flag.value && name.startsWith('--') ? `${name}=` : name,
+    )
     if (second === undefined) return quoteWord(`${first}${text}${value}`)
     return `'(${flag.names.join(' ')})'{${first},${second}}${quoteWord(text + value)}`
   })

@@ -10,10 +10,10 @@ import type {Digest} from '../digest.ts'
 import {fail, fromSystemError, systemCode} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
 import {makeDirectory, syncDirectory} from './durable.ts'
-import {blobName, blobsDirOf, noteName, partName, quarantineDirOf} from './layout.ts'
+import {blobName, blobsDirOf, noteName, partName, plainName, quarantineDirOf} from './layout.ts'
 import {parseBlobFileName, type BlobFileKind} from './layout.ts'
 import type {HashFileOptions} from './read.ts'
-import {verifyBlobFile, type VerifyResult} from './verify.ts'
+import {hashPath, verifyBlobFile, type VerifyResult} from './verify.ts'
 import {beginPart, type BeginPartOptions, type PartWriter} from './write.ts'
 
 export type {PartNote, PartWriter} from './write.ts'
@@ -34,6 +34,12 @@ export type BlobFile = {
 export type BlobStore = {
   pathOf(digest: Digest): string
   partPathOf(digest: Digest): string
+  /** The plain tar made from a compressed blob; it goes with the blob. */
+  plainPathOf(digest: Digest): string
+  statPlain(digest: Digest): Promise<{sizeBytes: number; mtimeMs: number} | undefined>
+  removePlain(digest: Digest): Promise<boolean>
+  /** Digest and size of any file, read from the disk. */
+  hash(path: string, options?: HashFileOptions): Promise<{digest: Digest; sizeBytes: number}>
   /** Size and time of a finished blob, or undefined when there is none. */
   stat(digest: Digest): Promise<{sizeBytes: number; mtimeMs: number} | undefined>
   /** Size of a part that an earlier attempt left, or undefined. */
@@ -41,7 +47,7 @@ export type BlobStore = {
   beginPart(digest: Digest, options: BeginPartOptions): Promise<PartWriter>
   /** Every file in the blobs and quarantine directories, in no order. Files that vanish meanwhile are left out. */
   list(): AsyncIterable<BlobFile>
-  /** Deletes a blob, durably; false when there was none. */
+  /** Deletes a blob and the plain tar made from it, durably; false when there was none. */
   remove(digest: Digest): Promise<boolean>
   /** Deletes a part with its note and copies; false when there was none. A writer that still has it open writes into nothing. */
   removePart(digest: Digest): Promise<boolean>
@@ -128,6 +134,7 @@ export function openBlobs(storeDir: string): BlobStore {
   const blobsDir = blobsDirOf(storeDir)
   const pathOf = (digest: Digest): string => join(blobsDir, blobName(digest))
   const partPathOf = (digest: Digest): string => join(blobsDir, partName(digest))
+  const plainPathOf = (digest: Digest): string => join(blobsDir, plainName(digest))
   return {
     pathOf,
     partPathOf,
@@ -148,7 +155,14 @@ export function openBlobs(storeDir: string): BlobStore {
       yield* listDirectory(blobsDir)
       yield* listDirectory(quarantineDirOf(storeDir), 'quarantine')
     },
-    remove: (digest) => unlinkDurably(blobsDir, blobName(digest)),
+    plainPathOf,
+    statPlain: (digest) => statFile(plainPathOf(digest)),
+    removePlain: (digest) => unlinkDurably(blobsDir, plainName(digest)),
+    hash: async (path, hashOptions) => await hashPath(path, hashOptions),
+    async remove(digest) {
+      await unlinkDurably(blobsDir, plainName(digest))
+      return await unlinkDurably(blobsDir, blobName(digest))
+    },
     removePart: (digest) => removePartFiles(blobsDir, digest),
     quarantine: (digest) => moveToQuarantine(storeDir, digest),
     async verify(digest, options) {

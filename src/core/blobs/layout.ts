@@ -10,16 +10,20 @@ export const quarantineDirOf = (storeDir: string): string => join(storeDir, 'qua
 
 export const blobName = (digest: Digest): string => `${digest}.tar`
 export const partName = (digest: Digest): string => `${digest}.tar.tmp`
+/** The plain tar that a compressed blob was decompressed into, for the images that are indexed from it. */
+export const plainName = (digest: Digest): string => `${digest}.tar.raw`
 export const noteName = (digest: Digest): string => `${digest}.tar.tmp.json`
 
 /** What a name in the blobs or quarantine directory stands for. */
-export type BlobFileKind = 'blob' | 'part' | 'sidecar' | 'quarantine' | 'other'
+export type BlobFileKind = 'blob' | 'plain' | 'part' | 'sidecar' | 'quarantine' | 'other'
 
 const namePattern =
   /^([0-9a-f]{64})\.tar(?:(\.tmp)(?:\.copy-[0-9a-f]+)?(\.json(?:\.[0-9a-f]+)?)?)?$/
 
 /** Reads a name of the blobs directory; names that imgstore did not make are `other`. */
 export function parseBlobFileName(name: string): {kind: BlobFileKind; digest?: Digest} {
+  const plain = /^([0-9a-f]{64})\.tar\.raw$/.exec(name)
+  if (plain) return {kind: 'plain', digest: plain[1] as Digest}
   const match = namePattern.exec(name)
   if (!match) return {kind: 'other'}
   const digest = match[1] as Digest

@@ -18,12 +18,20 @@ export async function verifyBlobFile(
   digest: Digest,
   options: HashFileOptions = {},
 ): Promise<VerifyResult> {
+  const {digest: actual, sizeBytes} = await hashPath(path, options)
+  return actual === digest ? {ok: true, sizeBytes} : {ok: false, actual, sizeBytes}
+}
+
+/** Hashes a file from the disk. Errors and cost: as verifyBlobFile. */
+export async function hashPath(
+  path: string,
+  options: HashFileOptions = {},
+): Promise<{digest: Digest; sizeBytes: number}> {
   const file = await openForReading(path)
   try {
     const hash = createHash('sha256')
     const sizeBytes = await hashFile(file, hash, options)
-    const actual = hash.digest('hex') as Digest
-    return actual === digest ? {ok: true, sizeBytes} : {ok: false, actual, sizeBytes}
+    return {digest: hash.digest('hex') as Digest, sizeBytes}
   } catch (error) {
     options.signal?.throwIfAborted()
     throw fromSystemError(error, path, 'read')

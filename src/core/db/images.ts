@@ -2,7 +2,7 @@
 import type {Digest} from '../digest.ts'
 import type {ErrorJson} from '../errors.ts'
 import type {ImageName, NodeId} from '../ids.ts'
-import type {Goal, ImageState} from '../image.ts'
+import type {Backend, Goal, ImageState, TreeBackend} from '../image.ts'
 import type {LimitOverrides, Profile} from '../limits.ts'
 import {errorFrom, present, type Query} from './query.ts'
 import type {ImagesTable, PlacementsTable} from './schema.ts'
@@ -19,6 +19,8 @@ export type PlacedImage = {
   goal: Goal
   profile: Profile
   limits: LimitOverrides
+  backend: Backend
+  treeBackend?: TreeBackend
   isBlobVerified: boolean
   treeId?: string
   entries?: number
@@ -31,7 +33,11 @@ export type PlacedImage = {
 }
 
 type Row = Omit<ImagesTable, 'id' | 'created_at' | 'updated_at'> &
-  Omit<PlacementsTable, 'image_id' | 'verify_blob'> & {id: number; verify_blob: 0 | 1}
+  Omit<PlacementsTable, 'image_id' | 'verify_blob' | 'backend'> & {
+    id: number
+    verify_blob: 0 | 1
+    backend: Backend
+  }
 
 function toPlaced(row: Row): PlacedImage {
   return {
@@ -43,12 +49,14 @@ function toPlaced(row: Row): PlacedImage {
     state: row.state,
     goal: row.goal,
     profile: row.profile,
+    backend: row.backend,
     limits: JSON.parse(row.limits) as LimitOverrides,
     isBlobVerified: row.verify_blob === 1,
     createdAt: row.created_at,
     updatedAt: row.updated_at,
     ...present({
       treeId: row.tree_id,
+      treeBackend: row.tree_backend,
       entries: row.entries,
       treeBytes: row.tree_bytes,
       held: errorFrom(row.held),
@@ -74,6 +82,8 @@ function placed(q: Query, node: NodeId) {
       'placements.profile',
       'placements.limits',
       'placements.verify_blob',
+      'placements.backend',
+      'placements.tree_backend',
       'placements.tree_id',
       'placements.entries',
       'placements.tree_bytes',
@@ -145,6 +155,7 @@ export async function addPlacement(
     goal: Goal
     profile: Profile
     limits: LimitOverrides
+    backend: Backend
     isBlobVerified: boolean
     now: number
   },
@@ -157,6 +168,8 @@ export async function addPlacement(
       state: 'NEW',
       goal: placement.goal,
       profile: placement.profile,
+      backend: placement.backend,
+      tree_backend: null,
       limits: JSON.stringify(placement.limits),
       verify_blob: placement.isBlobVerified ? 1 : 0,
       tree_id: null,
@@ -176,6 +189,8 @@ export type PlacementPatch = {
   goal?: Goal
   profile?: Profile
   limits?: LimitOverrides
+  backend?: Backend
+  treeBackend?: TreeBackend
   treeId?: string
   entries?: number
   treeBytes?: number
@@ -197,6 +212,8 @@ export async function updatePlacement(
     state: patch.state,
     goal: patch.goal,
     profile: patch.profile,
+    backend: patch.backend,
+    tree_backend: patch.treeBackend,
     limits: json(patch.limits) ?? undefined,
     tree_id: patch.treeId,
     entries: patch.entries,

@@ -13,7 +13,7 @@ import {toJson} from './query.ts'
 import {leaseRun, letGoOfCanceled, nextClaimable, nextDueAt, updateClaimed} from './runs.ts'
 import type {DB} from './schema.ts'
 
-export type ImagePatch = Pick<PlacementPatch, 'treeId' | 'entries' | 'treeBytes'>
+export type ImagePatch = Pick<PlacementPatch, 'treeId' | 'treeBackend' | 'entries' | 'treeBytes'>
 export type ImageClaim = Claim<ImageState, Goal>
 export type ImageJournal = Journal<ImageState, Goal, ImagePatch>
 type Record_ = StepRecord<ImageState>

@@ -294,13 +294,17 @@ export async function freeRunsOf(
   return Number(result.numUpdatedRows)
 }
 
-/** When the next run that nobody works on is due. */
+/** When the next run is due, or its lease runs out if somebody works on it. */
 export async function nextDueAt(q: Query, node: NodeId): Promise<number | undefined> {
   const row = await q
     .selectFrom('runs')
     .where('node', '=', node)
-    .where('status', 'in', ['pending', 'waiting'])
-    .select((eb) => eb.fn.min('due_at').as('due_at'))
+    .where('status', 'in', open)
+    .select(
+      sql<number | null>`min(case status when 'running' then lease_expires_at else due_at end)`.as(
+        'at',
+      ),
+    )
     .executeTakeFirst()
-  return row?.due_at ?? undefined
+  return row?.at ?? undefined
 }

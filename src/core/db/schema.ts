@@ -2,7 +2,7 @@
 import type {Generated} from 'kysely'
 import type {Digest} from '../digest.ts'
 import type {ImageName, NodeId, OwnerId, RunId} from '../ids.ts'
-import type {Goal, ImageState, RunEventKind, RunStatus} from '../image.ts'
+import type {Backend, Goal, ImageState, TreeBackend, RunEventKind, RunStatus} from '../image.ts'
 import type {Profile} from '../limits.ts'
 
 export type NodesTable = {id: NodeId; hostname: string; created_at: number}
@@ -37,6 +37,8 @@ export type PlacementsTable = {
   profile: Profile
   /** LimitOverrides as JSON. */
   limits: string
+  backend: Generated<Backend>
+  tree_backend: TreeBackend | null
   verify_blob: Generated<0 | 1>
   tree_id: string | null
   entries: number | null

@@ -12,13 +12,15 @@ import {
 } from '../db/images.ts'
 import type {Query} from '../db/query.ts'
 import {addRun, cancelRun, getOpenRun, hurryRun} from '../db/runs.ts'
-import {fail} from '../errors.ts'
+import {fail, toImgstoreError} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
-import {parseImageName, type ImageName} from '../ids.ts'
-import type {Goal} from '../image.ts'
+import {parseImageName, type ImageName, type RunId} from '../ids.ts'
+import type {Backend, Goal, TreeBackend} from '../image.ts'
 import type {LimitOverrides, Profile} from '../limits.ts'
 import {parseSourceUrl} from '../sources/source.ts'
+import {findMounts} from '../mounts/mount-table.ts'
 import type {ImagesContext} from './context.ts'
+import {unmountAll} from './mounting.ts'
 
 export type FetchRequest = {
   name: string
@@ -26,6 +28,7 @@ export type FetchRequest = {
   digest: string
   profile?: Profile
   limits?: LimitOverrides
+  backend?: Backend
   goal?: 'ACTIVE' | 'STORED'
   /** Hash a blob that is there already instead of trusting its size. */
   verify?: boolean
@@ -75,6 +78,7 @@ export async function register(
       goal,
       profile: request.profile ?? images.settings().profile,
       limits: request.limits ?? {},
+      backend: request.backend ?? images.settings().backend,
       isBlobVerified: request.verify ?? false,
       now,
     })
@@ -121,17 +125,25 @@ export async function setGoal(images: ImagesContext, name: ImageName, goal: Goal
   failpoint('images.asked')
 }
 
+export type RetryOptions = {
+  profile?: Profile
+  limits?: LimitOverrides
+  backend?: Backend
+  goal?: 'ACTIVE' | 'STORED'
+}
+
 /** Begins a FAILED, held or waiting image anew, with other rules if given. */
 export async function retry(
   images: ImagesContext,
   name: ImageName,
-  options: {profile?: Profile; limits?: LimitOverrides; goal?: 'ACTIVE' | 'STORED'},
+  options: RetryOptions,
 ): Promise<void> {
   await images.database.db.transaction().execute(async (trx) => {
     const image = await mustGet(trx, images, name)
     const open = await getOpenRun(trx, image.id, images.node)
     const rules: PlacementPatch = {
       ...(options.profile === undefined ? {} : {profile: options.profile}),
+      ...(options.backend === undefined ? {} : {backend: options.backend}),
       ...(options.limits === undefined ? {} : {limits: {...image.limits, ...options.limits}}),
       ...(options.goal === undefined ? {} : {goal: options.goal}),
     }
@@ -143,6 +155,8 @@ export async function retry(
         failedFrom: null,
         held: null,
       })
+    } else if (open?.status === 'waiting' && isOtherTree(image, options.backend)) {
+      await restart(trx, images, image, {...rules, state: 'DOWNLOADED', held: null})
     } else if (open?.status === 'waiting' && (options.goal ?? open.goal) === open.goal) {
       await updatePlacement(trx, image.id, images.node, rules, images.clock.now())
       await hurryRun(trx, open.id, images.clock.now())
@@ -152,7 +166,11 @@ export async function retry(
     } else if (open) {
       throw fail('image_busy', {name, reason: `a run is at work on it (${image.state})`})
     } else if (image.held || image.state !== image.goal) {
-      await restart(trx, images, image, {...rules, held: null})
+      const state = isOtherTree(image, options.backend) ? ({state: 'DOWNLOADED'} as const) : {}
+      await restart(trx, images, image, {...rules, ...state, held: null})
+    } else if (options.backend !== undefined && options.backend !== image.treeBackend) {
+      const needed = 'an image that is FAILED or waiting; `imgstore convert` changes the backend'
+      throw fail('wrong_state', {name, state: image.state, needed})
     } else if (options.profile !== undefined || options.limits !== undefined) {
       throw fail('wrong_state', {
         name,
@@ -164,13 +182,82 @@ export async function retry(
   failpoint('images.asked')
 }
 
-/** Cancels the open run, changes the placement, and opens a run towards its goal. */
+/** Whether an image that is down has a tree that another backend made: it takes a new one to go on with this. */
+function isOtherTree(image: PlacedImage, backend: Backend | undefined): boolean {
+  if (backend === undefined || backend === 'auto' || backend === image.treeBackend) return false
+  return ['UNPACKED', 'STORED', 'ACTIVATING'].includes(image.state)
+}
+
+/**
+ * Makes the tree of a STORED or ACTIVE image anew with another backend, from the blob that is there, and brings it to
+ * `goal`. An ACTIVE one is taken down in the same transaction, so that whatever happens it is either as it was or on
+ * its way; `not_here` means that this process cannot do that, and nothing was changed.
+ *
+ * Errors: wrong_state, image_busy.
+ */
+export async function convert(
+  images: ImagesContext,
+  name: ImageName,
+  options: {backend: TreeBackend; goal: 'ACTIVE' | 'STORED'},
+): Promise<'converted' | 'unchanged' | 'not_here'> {
+  const result = await images.database.db.transaction().execute(async (trx) => {
+    const image = await mustGet(trx, images, name)
+    const {backend, goal} = options
+    const open = await getOpenRun(trx, image.id, images.node)
+    // It is on its way already: asked twice, or asked again after a crash.
+    if (open?.goal === goal && image.backend === backend && !isOtherTree(image, backend))
+      return 'converted'
+    if (image.goal === 'REMOVED') throw fail('image_busy', {name, reason: 'it is being removed'})
+    if (open) throw fail('image_busy', {name, reason: `a run is at work on it (${image.state})`})
+    if (image.state !== 'STORED' && image.state !== 'ACTIVE') {
+      throw fail('wrong_state', {name, state: image.state, needed: 'STORED or ACTIVE'})
+    }
+    const isDone = image.treeBackend === backend
+    if (isDone && image.goal === goal) return 'unchanged'
+    if (image.state === 'ACTIVE' && !takeDown(images, image)) return 'not_here'
+    // From DOWNLOADED on everything is made anew; the tree that is there stays until the new one takes its place.
+    const state = isDone ? 'STORED' : 'DOWNLOADED'
+    const run = await restart(trx, images, image, {backend, goal, state, held: null})
+    await addEvent(trx, {
+      run,
+      image: name,
+      node: images.node,
+      at: images.clock.now(),
+      kind: 'transition',
+      attempt: 1,
+      epoch: 0,
+      from: image.state,
+      to: state,
+      detail: {backend},
+    })
+    return isDone ? 'unchanged' : 'converted'
+  })
+  failpoint('images.asked')
+  return result
+}
+
+/** Unmounts an ACTIVE image; false when it is not mounted here, or not for this process to unmount. */
+function takeDown(images: ImagesContext, image: PlacedImage): boolean {
+  if (findMounts(images.layout.mountPoint(image.name)).length === 0) return false
+  try {
+    unmountAll(images, image)
+  } catch (error) {
+    const {code, message} = toImgstoreError(error)
+    if (code === 'host_cannot_mount') return false
+    if (code === 'mount_busy') throw fail('image_busy', {name: image.name, reason: message})
+    throw error
+  }
+  failpoint('images.unmounted')
+  return true
+}
+
+/** Cancels the open run, changes the placement, and opens a run towards its goal. Returns the new run. */
 async function restart(
   q: Query,
   images: ImagesContext,
   image: PlacedImage,
   patch: PlacementPatch,
-): Promise<void> {
+): Promise<RunId> {
   const {node, clock} = images
   const now = clock.now()
   const open = await getOpenRun(q, image.id, node)
@@ -190,5 +277,6 @@ async function restart(
   }
   await updatePlacement(q, image.id, node, patch, now)
   const goal = patch.goal ?? image.goal
-  await addRun(q, {imageId: image.id, image: image.name, node, digest: image.digest, goal, now})
+  const {id: imageId, name, digest} = image
+  return await addRun(q, {imageId, image: name, node, digest, goal, now})
 }

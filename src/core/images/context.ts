@@ -9,7 +9,7 @@ import type {Layout} from '../layout.ts'
 import type {Logger} from '../log.ts'
 import type {Settings} from '../settings.ts'
 import type {Source} from '../sources/contract.ts'
-import type {UnpackRequest, UnpackResult} from '../unpack/unpack.ts'
+import type {IndexRequest, IndexResult, UnpackRequest, UnpackResult} from '../unpack/unpack.ts'
 
 export type ImagesContext = {
   database: Database
@@ -23,8 +23,11 @@ export type ImagesContext = {
   /** Loaded when first used: got and the S3 client are slow to load. */
   openSource: (url: string) => Promise<Source>
   unpack: (request: UnpackRequest) => Promise<UnpackResult>
+  indexTar: (request: IndexRequest) => Promise<IndexResult>
   /** Whether this process can mount on this host, proved by a trial mount; asked once. */
   canMount: () => Promise<{isAble: true} | {isAble: false; reason: string}>
+  /** The same for EROFS images whose data is in other files. */
+  canMountErofs: () => Promise<{isAble: true} | {isAble: false; reason: string}>
   /** Removes a blob that nothing needs any more; given by the maintenance service. */
   dropBlobIfUnused: (digest: Digest) => Promise<void>
 }

@@ -3,15 +3,16 @@ import {getPlaced} from '../db/images.ts'
 import {getOpenRun} from '../db/runs.ts'
 import {fail, ImgstoreError} from '../errors.ts'
 import {parseImageName, type ImageName} from '../ids.ts'
-import type {FollowEvent, ImageStatus} from '../image.ts'
-import type {LimitOverrides, Profile} from '../limits.ts'
+import type {FollowEvent, Goal, ImageStatus, TreeBackend} from '../image.ts'
 import {
   checkRequest,
+  convert,
   register,
   retry,
   setGoal,
   type CheckedRequest,
   type FetchRequest,
+  type RetryOptions,
 } from './ask.ts'
 import type {ImagesContext} from './context.ts'
 import {settle, watch, type SettleOptions, type Settled} from './settle.ts'
@@ -48,11 +49,16 @@ export type Images = {
   activate(name: string): Promise<ImageStatus>
   deactivate(name: string): Promise<ImageStatus>
   /** Errors: image_busy, wrong_state. */
-  retry(
-    name: string,
-    options?: {profile?: Profile; limits?: LimitOverrides; goal?: 'ACTIVE' | 'STORED'},
-  ): Promise<ImageStatus>
+  retry(name: string, options?: RetryOptions): Promise<ImageStatus>
   remove(name: string): Promise<ImageStatus>
+  /**
+   * Makes the tree anew with another backend, without a download: takes the image down if it is ACTIVE, and makes the
+   * run that brings it back (`settle` follows it). Errors: wrong_state, image_busy, blob_damaged, and settle's.
+   */
+  convert(
+    name: string,
+    options: {backend: TreeBackend; onEvent?: (event: FollowEvent) => void; signal?: AbortSignal},
+  ): Promise<{status: ImageStatus; wasChanged: boolean}>
   /** Errors: wait_timeout, interrupted. */
   settle(name: string, options?: SettleOptions): Promise<Settled>
   watch(
@@ -79,6 +85,7 @@ export function openImages(images: ImagesContext): Images {
     deactivate: ask((name) => setGoal(images, name, 'STORED')),
     retry: (text, options = {}) => ask((name) => retry(images, name, options))(text),
     remove: async (name) => await removeImage(images, parseImageName(name)),
+    convert: async (name, options) => await convertImage(images, parseImageName(name), options),
     settle: async (name, options = {}) => await settle(images, parseImageName(name), options),
     watch: async (name, options) => await watch(images, parseImageName(name), options),
     run: (name, command, options) => runInImage(images, name, command, options),
@@ -90,6 +97,50 @@ async function removeImage(images: ImagesContext, name: ImageName): Promise<Imag
   const before = await statusOf(images, name)
   await setGoal(images, name, 'REMOVED')
   return (await findStatus(images, name)) ?? {...before, goal: 'REMOVED'}
+}
+
+async function convertImage(
+  images: ImagesContext,
+  name: ImageName,
+  options: Parameters<Images['convert']>[1],
+): Promise<{status: ImageStatus; wasChanged: boolean}> {
+  const before = await statusOf(images, name)
+  if (before.treeBackend === options.backend && ['STORED', 'ACTIVE'].includes(before.state)) {
+    return {status: before, wasChanged: false}
+  }
+  if (!(await images.blobs.stat(before.digest))) {
+    throw fail('blob_damaged', {digest: before.digest, reason: 'the file is gone'})
+  }
+  const wish = {
+    backend: options.backend,
+    goal: before.goal === 'ACTIVE' ? 'ACTIVE' : 'STORED',
+  } as const
+  let result = await convert(images, name, wish)
+  if (result === 'not_here') {
+    await takeDown(images, name, before.goal, options)
+    result = await convert(images, name, wish)
+  }
+  return {status: await statusOf(images, name), wasChanged: result === 'converted'}
+}
+
+/** Has a worker take it down that can. Errors: image_busy when it is in use: it is to stay as it was then. */
+async function takeDown(
+  images: ImagesContext,
+  name: ImageName,
+  goal: Goal,
+  options: SettleOptions,
+): Promise<void> {
+  const {signal, onEvent} = options
+  const follow = {...(signal ? {signal} : {}), ...(onEvent ? {onEvent} : {})}
+  await setGoal(images, name, 'STORED')
+  const settled = await settle(images, name, follow)
+  if (settled.status?.state === 'STORED') return
+  if (settled.status?.state === 'ACTIVE' && goal === 'ACTIVE') {
+    await setGoal(images, name, goal)
+    await settle(images, name, follow)
+  }
+  const reason = settled.status?.held?.message ?? 'it could not be taken down'
+  throw fail('image_busy', {name, reason})
 }
 
 async function fetchImage(

@@ -1,6 +1,8 @@
 /** The life of an image on a host, as one table. */
 import type {Goal, ImageState} from '../image.ts'
+import type {ImagePatch} from '../db/journal.ts'
 import {defineMachine} from '../machine/define.ts'
+import type {StepContext, StepOutcome} from '../machine/runner.ts'
 
 export const imageSteps = [
   'begin',
@@ -14,6 +16,9 @@ export const imageSteps = [
   'erase',
 ] as const
 export type ImageStep = (typeof imageSteps)[number]
+
+export type ImageStepContext = StepContext<ImageState, Goal>
+export type ImageOutcome = StepOutcome<ImagePatch>
 
 const up = ['STORED', 'ACTIVE'] as const
 const down = ['STORED', 'REMOVED'] as const

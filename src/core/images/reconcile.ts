@@ -9,6 +9,7 @@ import {mountSource} from '../layout.ts'
 import {findMounts, readMountTable, tablePath, type MountEntry} from '../mounts/mount-table.ts'
 import {unmountSync} from '../mounts/mount.ts'
 import type {ImagesContext} from './context.ts'
+import {unmountIndex} from './mounting.ts'
 
 /** Looks at every image without an open run, and makes a run for each that is not where it should be. */
 export async function reconcile(
@@ -26,7 +27,7 @@ export async function reconcile(
     if (image.state === 'ACTIVE' && mounts.length === 0) await mend(images, image, onEvent)
     else if (image.state === 'ACTIVE' && mounts.length > 1 && areOurs(image, mounts))
       unmountExtra(images, image, mounts.length - 1)
-    else if (image.state === 'STORED') await settleStored(images, image, mounts)
+    else if (image.state === 'STORED') await settleStored(images, image, mounts, table)
   }
 }
 
@@ -97,14 +98,26 @@ async function settleStored(
   images: ImagesContext,
   image: PlacedImage,
   mounts: MountEntry[],
+  table: MountEntry[],
 ): Promise<void> {
   if (image.goal === 'ACTIVE') {
-    if (image.held?.code !== 'host_cannot_mount' || !(await images.canMount()).isAble) return
+    if (image.held?.code !== 'host_cannot_mount' || !(await canMount(images, image))) return
     await openRunFor(images, image)
-  } else if (image.held === undefined && mounts.length > 0 && areOurs(image, mounts)) {
+  } else if (image.held === undefined) {
+    const hasIndex = findMounts(images.layout.rootfs(image.name), table).length > 0
+    const isMounted = mounts.length > 0 && areOurs(image, mounts)
+    if (!isMounted && !(hasIndex && mounts.length === 0)) return
     if (await getOpenRun(images.database.db, image.id, images.node)) return
-    unmountExtra(images, image, mounts.length)
+    if (isMounted && !unmountExtra(images, image, mounts.length)) return
+    if (hasIndex && unmountIndex(images, image))
+      images.log.warn({image: image.name}, 'unmounted an index that nobody asked for')
   }
+}
+
+/** What an index needs of the host, as well as what every image needs. */
+async function canMount(images: ImagesContext, image: PlacedImage): Promise<boolean> {
+  if (!(await images.canMount()).isAble) return false
+  return image.treeBackend !== 'erofs' || (await images.canMountErofs()).isAble
 }
 
 async function openRunFor(images: ImagesContext, image: PlacedImage): Promise<void> {
@@ -126,14 +139,17 @@ async function openRunFor(images: ImagesContext, image: PlacedImage): Promise<vo
   })
 }
 
-function unmountExtra(images: ImagesContext, image: PlacedImage, count: number): void {
+/** Returns whether they are gone. */
+function unmountExtra(images: ImagesContext, image: PlacedImage, count: number): boolean {
   try {
     for (let left = count; left > 0; left--) unmountSync(images.layout.mountPoint(image.name))
     images.log.warn({image: image.name, count}, 'unmounted what nobody asked for')
+    return true
   } catch (error) {
     images.log.warn(
       {image: image.name, error: toImgstoreError(error).message},
       'a mount that nobody asked for is in use',
     )
+    return false
   }
 }

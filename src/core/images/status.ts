@@ -50,6 +50,8 @@ async function describe(
     digest: image.digest,
     profile: image.profile,
     limits: image.limits,
+    backend: image.backend,
+    ...(image.treeBackend === undefined ? {} : {treeBackend: image.treeBackend}),
     createdAt: image.createdAt,
     updatedAt: image.updatedAt,
     ...(blob ? {sizeBytes: blob.size_bytes} : {}),

@@ -1,39 +1,31 @@
 /** What each step of an image's life does. Every one may be cut off anywhere and done again. */
-import {mkdirSync} from 'node:fs'
 import {getBlob, putBlob} from '../db/blobs.ts'
 import {getPlacedById, type PlacedImage} from '../db/images.ts'
 import type {ImageClaim, ImagePatch} from '../db/journal.ts'
 import {listRuns, mayHaveOtherWriter} from '../db/runs.ts'
-import {fail, fromSystemError, type ImgstoreError} from '../errors.ts'
+import {fail, type ImgstoreError} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
 import type {Goal, ImageState} from '../image.ts'
-import {mountSource, treeIdOf} from '../layout.ts'
-import {resolveLimits} from '../limits.ts'
-import type {StepContext, StepOutcome, Steps} from '../machine/runner.ts'
-import {findMounts} from '../mounts/mount-table.ts'
-import {mountOverlay, mountOverlaySync, unmountSync, type OverlaySpec} from '../mounts/mount.ts'
+import type {Steps} from '../machine/runner.ts'
 import type {ImagesContext} from './context.ts'
 import {downloadBlob} from './download.ts'
-import type {ImageStep} from './lifecycle.ts'
-import {
-  discardStaged,
-  noteTree,
-  publishTree,
-  readTreeNote,
-  removeTree,
-  retireImage,
-  stageTree,
-} from './trees.ts'
-
-type Context = StepContext<ImageState, Goal>
-type Outcome = StepOutcome<ImagePatch>
+import type {ImageOutcome, ImageStep, ImageStepContext} from './lifecycle.ts'
+import {unpack} from './make-tree.ts'
+import {mount, prepare, unmount, unmountFor} from './mounting.ts'
+import {discardStaged, publishTree, removeTree, retireImage} from './trees.ts'
 
 export function imageStepsOf(
   images: ImagesContext,
 ): Steps<ImageState, Goal, ImageStep, ImagePatch> {
   const withImage =
-    (body: (images: ImagesContext, image: PlacedImage, context: Context) => Promise<Outcome>) =>
-    async (context: Context): Promise<Outcome> =>
+    (
+      body: (
+        images: ImagesContext,
+        image: PlacedImage,
+        context: ImageStepContext,
+      ) => Promise<ImageOutcome>,
+    ) =>
+    async (context: ImageStepContext): Promise<ImageOutcome> =>
       await body(images, await placedOf(images, context.claim), context)
   return {
     begin: () => Promise.resolve({}),
@@ -89,8 +81,8 @@ async function dropPartIfUnused(
 async function download(
   images: ImagesContext,
   image: PlacedImage,
-  context: Context,
-): Promise<Outcome> {
+  context: ImageStepContext,
+): Promise<ImageOutcome> {
   const {database, blobs, clock} = images
   const cached = await findBlob(images, image, context.signal)
   if (cached !== undefined)
@@ -150,54 +142,7 @@ async function findBlob(
   return undefined
 }
 
-async function unpack(
-  images: ImagesContext,
-  image: PlacedImage,
-  context: Context,
-): Promise<Outcome> {
-  const {layout, blobs} = images
-  const {claim} = context
-  const blob = await blobs.stat(image.digest)
-  if (!blob) throw fail('blob_damaged', {digest: image.digest, reason: 'the file is gone'})
-  const treeId = treeIdOf(claim.run, claim.epoch)
-  const rootfs = await stageTree(layout, claim.run, treeId)
-  const result = await images
-    .unpack({
-      blobPath: blobs.pathOf(image.digest),
-      targetDir: rootfs,
-      profile: image.profile,
-      limits: resolveLimits(image.profile, image.limits),
-      signal: context.signal,
-      onProgress: (p) => context.progress(p.readBytes, blob.sizeBytes),
-    })
-    .catch(async (error: unknown) => {
-      // Nobody will use what is there. Whoever took the run over, or removed the image, does not know of it.
-      await removeTree(layout.stagedTree(treeId)).catch(() => undefined)
-      throw error
-    })
-  failpoint('images.unpacked')
-  noteTree(layout, {treeId, digest: image.digest, profile: image.profile, entries: result.entries})
-  failpoint('images.noted')
-  for (const warning of result.warnings) {
-    images.log.debug(
-      {run_id: claim.run, image: image.name, step: 'unpack', ...warning},
-      'archive entry',
-    )
-  }
-  return {
-    patch: {treeId, entries: result.entries, treeBytes: result.totalBytes},
-    detail: {
-      format: result.format,
-      entries: result.entries,
-      files: result.files,
-      total_bytes: result.totalBytes,
-      warnings: result.warningsTotal,
-      ...(result.warnings.length > 0 ? {first_warnings: result.warnings.slice(0, 5)} : {}),
-    },
-  }
-}
-
-async function publish(images: ImagesContext, image: PlacedImage): Promise<Outcome> {
+async function publish(images: ImagesContext, image: PlacedImage): Promise<ImageOutcome> {
   const {treeId} = image
   if (treeId === undefined)
     throw fail('internal', {reason: `${image.name} is UNPACKED without a tree`})
@@ -205,8 +150,14 @@ async function publish(images: ImagesContext, image: PlacedImage): Promise<Outco
   return await Promise.resolve({
     effect: () => {
       // An image that FAILED on its way down may still be mounted: its lower must not go from under it.
-      unmountAll(images, image)
-      const replaced = publishTree(images.layout, image.name, treeId, images.clock.now())
+      unmountFor(images, image, [images.layout.image(image.name)])
+      const replaced = publishTree(
+        images.layout,
+        image.name,
+        treeId,
+        images.clock.now(),
+        images.blobs.plainPathOf(image.digest),
+      )
       failpoint('images.published')
       if (replaced !== undefined) retired.push(replaced)
     },
@@ -214,75 +165,15 @@ async function publish(images: ImagesContext, image: PlacedImage): Promise<Outco
   })
 }
 
-async function prepare(images: ImagesContext, image: PlacedImage): Promise<Outcome> {
-  const {layout} = images
-  const able = await images.canMount()
-  if (!able.isAble) return {held: fail('host_cannot_mount', {reason: able.reason})}
-  if (readTreeNote(layout, image.name)?.treeId !== image.treeId) {
-    throw fail('io_failed', {
-      path: layout.image(image.name),
-      reason: 'the unpacked tree is gone or another one',
-    })
-  }
-  try {
-    mkdirSync(layout.upper(image.name), {recursive: true})
-    mkdirSync(layout.work(image.name), {recursive: true})
-    mkdirSync(layout.mountPoint(image.name), {recursive: true})
-  } catch (error) {
-    throw fromSystemError(error, layout.overlay(image.name), 'make')
-  }
-  return {}
-}
-
-async function mount(images: ImagesContext, image: PlacedImage): Promise<Outcome> {
-  const {layout} = images
-  const settings = images.settings()
-  const spec: OverlaySpec = {
-    lowerDir: layout.rootfs(image.name),
-    upperDir: layout.upper(image.name),
-    workDir: layout.work(image.name),
-    mountPoint: layout.mountPoint(image.name),
-    noexec: settings.mountNoexec,
-    source: mountSource(image.name),
-  }
-  // A mount from before a crash, between the kernel's act and ours, is the one we want.
-  const isThere = (): boolean => findMounts(spec.mountPoint).length > 0
-  if (settings.mountDriver === 'fuse') {
-    if (!isThere()) await mountOverlay(spec, {driver: 'fuse'})
-    return {}
-  }
-  return {
-    effect: () => {
-      if (!isThere()) mountOverlaySync(spec)
-      failpoint('images.mounted')
-    },
-  }
-}
-
-/** Unmounts all that is stacked at an image's mount point. */
-export function unmountAll(images: ImagesContext, image: {name: PlacedImage['name']}): void {
-  const mountPoint = images.layout.mountPoint(image.name)
-  for (let left = findMounts(mountPoint).length; left > 0; left--) unmountSync(mountPoint)
-}
-
-async function unmount(images: ImagesContext, image: PlacedImage): Promise<Outcome> {
-  return await Promise.resolve({
-    effect: () => {
-      unmountAll(images, image)
-      failpoint('images.unmounted')
-    },
-  })
-}
-
 async function erase(
   images: ImagesContext,
   image: PlacedImage,
-  context: Context,
-): Promise<Outcome> {
+  context: ImageStepContext,
+): Promise<ImageOutcome> {
   const {layout, clock} = images
   const retired: string[] = []
   await context.fenced(() => {
-    unmountAll(images, image)
+    unmountFor(images, image, [layout.image(image.name), layout.overlay(image.name)])
     retired.push(...retireImage(layout, image.name, clock.now()))
     failpoint('images.retired')
   })

@@ -14,13 +14,25 @@ import {
   writeFileSync,
 } from 'node:fs'
 import {chmod, mkdir, readdir, rename, rm} from 'node:fs/promises'
-import {join} from 'node:path'
+import {dirname, join} from 'node:path'
 import {fail, fromSystemError, systemCode} from '../errors.ts'
+import {failpoint} from '../failpoint.ts'
 import {newUlid, type ImageName, type RunId} from '../ids.ts'
+import type {TreeBackend} from '../image.ts'
 import type {Layout} from '../layout.ts'
-import {parseTreeId} from '../layout.ts'
+import {parseTreeId, stagedPlainName} from '../layout.ts'
 
-export type TreeNote = {treeId: string; digest: string; profile: string; entries: number}
+export type TreeNote = {
+  treeId: string
+  digest: string
+  profile: string
+  entries: number
+  /** Absent in notes from before there was a choice: `dir`. */
+  backend?: TreeBackend
+  /** SHA-256 of the EROFS image, and of the plain tar that a compressed blob was made into. */
+  index?: {digest: string; sizeBytes: number}
+  plain?: {digest: string; sizeBytes: number}
+}
 
 /** Makes an empty directory to unpack into, and clears what earlier claims of the same run left. */
 export async function stageTree(layout: Layout, run: RunId, treeId: string): Promise<string> {
@@ -101,6 +113,7 @@ export function publishTree(
   name: ImageName,
   treeId: string,
   now: number,
+  plainPlace?: string,
 ): string | undefined {
   const place = layout.image(name)
   try {
@@ -109,6 +122,13 @@ export function publishTree(
     const staged = layout.stagedTree(treeId)
     if (!existsSync(join(staged, 'tree.json'))) {
       throw fail('io_failed', {path: staged, reason: 'the unpacked tree is gone'})
+    }
+    // The tar of an index first: an index without it is worth nothing, it alone does no harm.
+    const plain = join(staged, stagedPlainName)
+    if (plainPlace !== undefined && existsSync(plain)) {
+      renameSync(plain, plainPlace)
+      syncDirectory(dirname(plainPlace))
+      failpoint('images.plain_published')
     }
     const replaced = retire(layout, place, now)
     renameSync(staged, place)

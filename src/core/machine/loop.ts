@@ -24,7 +24,7 @@ export type LoopDeps<S extends string, G extends string, K extends string, P> = 
 
 export type LoopOptions = {
   signal: AbortSignal
-  /** Ends when nothing is open any more (waiting runs are waited for). */
+  /** Ends when nothing is open any more: what waits, or is another owner's, is waited for. */
   once?: boolean
   /** Works on this run only, and ends when it is over or waits. */
   run?: RunId

@@ -25,7 +25,8 @@ import type {MaintenanceContext} from './context.ts'
 import {diskUsage} from './disk-usage.ts'
 import {dropBlobIfUnused} from './unused-blobs.ts'
 
-export type CleanupKind = 'blob' | 'part' | 'staging' | 'tree' | 'overlay' | 'mount' | 'quarantine'
+export type CleanupKind =
+  'blob' | 'plain' | 'part' | 'staging' | 'tree' | 'overlay' | 'mount' | 'quarantine'
 export type CleanupItem = {
   kind: CleanupKind
   path: string
@@ -91,6 +92,17 @@ async function* candidates(maintenance: MaintenanceContext): AsyncIterable<Candi
   yield* vanishedImages(maintenance)
 }
 
+/** Whether an index needs the plain tar of this blob, or a run may be about to make one. */
+const isIndexed = (needs: Needs, digest: Digest): boolean =>
+  isFetched(needs, digest) ||
+  needs.images.some(
+    (image) =>
+      image.digest === digest &&
+      image.treeBackend === 'erofs' &&
+      image.state !== 'FAILED' &&
+      image.goal !== 'REMOVED',
+  )
+
 const isFetched = (needs: Needs, digest: Digest): boolean =>
   needs.openRuns.some((run) => run.goal !== 'REMOVED' && run.digest === digest)
 
@@ -99,6 +111,8 @@ async function* unusedBlobs(maintenance: MaintenanceContext): AsyncIterable<Cand
   const {staleAfterMs} = maintenance.settings()
   const files: BlobFile[] = []
   for await (const file of blobs.list()) files.push(file)
+  // A plain tar goes with its blob: it has to come first to be counted.
+  files.sort((x, y) => Number(y.kind === 'plain') - Number(x.kind === 'plain'))
   const needs = await readNeeds(maintenance, maintenance.database.db)
   for (const file of files) {
     const {digest, path, sizeBytes} = file
@@ -111,6 +125,17 @@ async function* unusedBlobs(maintenance: MaintenanceContext): AsyncIterable<Cand
         sizeBytes,
         reason,
         remove: () => dropBlobIfUnused(maintenance, digest),
+      }
+    } else if (file.kind === 'plain' && digest !== undefined && !isIndexed(needs, digest)) {
+      yield {
+        kind: 'plain',
+        path,
+        sizeBytes: await diskUsage(path),
+        reason: 'no image is indexed from it',
+        remove: () =>
+          behindLock(maintenance, async (fresh) =>
+            isIndexed(fresh, digest) ? false : await blobs.removePlain(digest),
+          ),
       }
     } else if ((file.kind === 'part' || file.kind === 'sidecar') && digest !== undefined) {
       if (isFetched(needs, digest) || !isStale) continue
@@ -213,6 +238,9 @@ async function removeVanished(
     if (dir === layout.active) return await unmountAndRemove(path)
     const mountPoint = join(layout.active, name)
     if (findMounts(mountPoint).length > 0) throw fail('mount_busy', {path: mountPoint})
+    // An indexed tree may still be mounted on its own rootfs.
+    const rootfs = join(path, 'rootfs')
+    for (let left = findMounts(rootfs).length; left > 0; left--) unmountSync(rootfs)
     const [below] = mountsBelow(path)
     if (below) throw fail('mount_busy', {path: below.mountPoint})
     await mkdir(layout.staging, {recursive: true, mode: 0o700})

@@ -1,8 +1,9 @@
 /** Says what the host and the store can do, and what a person should mend. */
-import {statfs} from 'node:fs/promises'
+import {access, constants, statfs} from 'node:fs/promises'
 import {listEvents} from '../db/events.ts'
 import {countByState} from '../db/images.ts'
-import {toImgstoreError} from '../errors.ts'
+import {fromSystemError, systemCode, toImgstoreError} from '../errors.ts'
+import type {ErofsSupport} from '../mounts/erofs.ts'
 import type {HostCheck} from '../mounts/host-check.ts'
 import {settingKeys, settingTable, type SettingSpec} from '../settings.ts'
 import {formatValue} from '../setting-values.ts'
@@ -28,16 +29,18 @@ const lowSpaceShare = 0.05
 
 export async function doctor(
   maintenance: MaintenanceContext,
-  checkHost: () => Promise<HostCheck>,
+  checkHost: () => Promise<{host: HostCheck; erofs: ErofsSupport}>,
 ): Promise<DoctorReport> {
+  const {host, erofs} = await checkHost()
   const checks = [
     checkProgram(),
-    checkStore(maintenance),
+    await checkStore(maintenance),
     checkDatabase(maintenance),
     await checkSpace(maintenance),
     await checkClock(maintenance),
     await checkWorker(maintenance),
-    ...hostChecks(await checkHost()),
+    ...hostChecks(host),
+    checkErofs(erofs),
   ]
   return {
     isOk: checks.every((check) => check.status !== 'fail'),
@@ -54,9 +57,19 @@ function checkProgram(): DoctorCheck {
   }
 }
 
-function checkStore(maintenance: MaintenanceContext): DoctorCheck {
+async function checkStore(maintenance: MaintenanceContext): Promise<DoctorCheck> {
   const {store} = maintenance.settings()
-  return {name: 'store', status: 'ok', detail: `${store} (${maintenance.origins.store})`}
+  const name = 'store'
+  const detail = `${store} (${maintenance.origins.store})`
+  try {
+    await access(store, constants.W_OK)
+  } catch (error) {
+    if (systemCode(error) !== 'ENOENT') {
+      const known = fromSystemError(error, store, 'write to')
+      return {name, status: 'fail', detail: `${detail}: ${known.message}`, hint: known.hint}
+    }
+  }
+  return {name, status: 'ok', detail}
 }
 
 function checkDatabase(maintenance: MaintenanceContext): DoctorCheck {
@@ -138,6 +151,21 @@ function hostChecks(host: HostCheck): DoctorCheck[] {
     detail: item.detail,
     ...(item.ok ? {} : {hint: item.hint}),
   }))
+}
+
+function checkErofs(erofs: ErofsSupport): DoctorCheck {
+  const name = 'backend erofs'
+  if (erofs.ok) {
+    const how = erofs.how === 'file' ? 'from files, without a loop device' : 'through loop devices'
+    return {name, status: 'ok', detail: `a trial image was mounted ${how}; --backend auto takes it`}
+  }
+  const detail = `${erofs.reason}; --backend auto extracts instead`
+  return {
+    name,
+    status: 'warn',
+    detail,
+    hint: 'It needs root and a kernel with EROFS (6.12 or newer is best).',
+  }
 }
 
 function describeSettings(maintenance: MaintenanceContext): DoctorSetting[] {

@@ -1,9 +1,9 @@
-/** Reads every blob again and compares it with its name. */
+/** Reads every blob again and compares it with its name, and what indexed trees were made of with their notes. */
 import type {VerifyResult} from '../blobs/blob-store.ts'
 import {removeBlob, putBlob} from '../db/blobs.ts'
 import {getPlaced, listPlaced, type PlacedImage} from '../db/images.ts'
 import type {Digest} from '../digest.ts'
-import {fail} from '../errors.ts'
+import {fail, systemCode, toImgstoreError} from '../errors.ts'
 import {parseImageName, type ImageName} from '../ids.ts'
 import type {MaintenanceContext} from './context.ts'
 
@@ -13,6 +13,8 @@ export type VerifyReport = {
   damaged: {digest: Digest; reason: string; quarantinedAs?: string; images: ImageName[]}[]
   /** Blobs that images name and that are not there. They are fetched again by `imgstore retry` or when needed. */
   missing: {digest: Digest; images: ImageName[]}[]
+  /** Files of indexed trees that are not as they were made. `imgstore convert` makes a tree anew from its blob. */
+  damagedTrees: {image: ImageName; path: string; reason: string}[]
 }
 
 export type VerifyOptions = {
@@ -35,7 +37,7 @@ export async function verify(
   const images = await imagesToVerify(maintenance, options.image)
   const named = (digest: Digest): ImageName[] =>
     images.filter((image) => image.digest === digest).map((image) => image.name)
-  const report: VerifyReport = {checked: 0, bytes: 0, damaged: [], missing: []}
+  const report: VerifyReport = {checked: 0, bytes: 0, damaged: [], missing: [], damagedTrees: []}
   for (const {digest, sizeBytes} of await blobsToVerify(
     maintenance,
     options.image === undefined ? undefined : images,
@@ -61,6 +63,7 @@ export async function verify(
     })
   }
   await findMissing(maintenance, images, report)
+  await verifyTrees(maintenance, images, options, report)
   return report
 }
 
@@ -115,6 +118,69 @@ async function findMissing(
     if (await maintenance.blobs.stat(digest)) continue
     const names = hadBlob.filter((image) => image.digest === digest).map((image) => image.name)
     report.missing.push({digest, images: names})
+  }
+}
+
+/** Reads the index of every indexed tree, and the plain tar that it was made with, if its blob is compressed. */
+async function verifyTrees(
+  maintenance: MaintenanceContext,
+  images: PlacedImage[],
+  options: VerifyOptions,
+  report: VerifyReport,
+): Promise<void> {
+  const {blobs, layout} = maintenance
+  const indexed = images.filter(
+    (image) =>
+      image.treeBackend === 'erofs' && ['STORED', 'ACTIVATING', 'ACTIVE'].includes(image.state),
+  )
+  for (const image of indexed) {
+    const note = maintenance.readTreeNote(image.name)
+    const damaged: {path: string; reason: string}[] = []
+    if (note?.treeId !== image.treeId) {
+      damaged.push({path: layout.treeNote(image.name), reason: 'the file is gone or another one'})
+    }
+    const files = [
+      {path: layout.index(image.name), expected: note?.index},
+      {path: blobs.plainPathOf(image.digest), expected: note?.plain},
+    ]
+    for (const {path, expected} of files) {
+      if (expected === undefined) continue
+      const reason = await damageOf(maintenance, path, expected, options)
+      if (reason !== undefined) damaged.push({path, reason})
+      else report.bytes += expected.sizeBytes
+    }
+    if (damaged.length === 0) continue
+    // Removed or converted meanwhile: what was looked for is rightly gone.
+    const fresh = await getPlaced(maintenance.database.db, maintenance.node, image.name)
+    if (fresh?.treeId !== image.treeId || fresh?.goal === 'REMOVED') continue
+    report.damagedTrees.push(...damaged.map((one) => ({image: image.name, ...one})))
+  }
+}
+
+async function damageOf(
+  maintenance: MaintenanceContext,
+  path: string,
+  expected: {digest: string; sizeBytes: number},
+  options: VerifyOptions,
+): Promise<string | undefined> {
+  throwIfAborted(options.signal)
+  try {
+    const found = await maintenance.blobs.hash(path, {
+      ...(options.signal ? {signal: options.signal} : {}),
+      onProgress: (doneBytes) =>
+        options.onProgress?.({
+          digest: expected.digest as Digest,
+          doneBytes,
+          totalBytes: expected.sizeBytes,
+        }),
+    })
+    if (found.digest === expected.digest) return undefined
+    return `its content has digest sha256:${found.digest} (${found.sizeBytes} bytes)`
+  } catch (error) {
+    throwIfAborted(options.signal)
+    const known = toImgstoreError(error)
+    if (systemCode(known.cause) === 'ENOENT') return 'the file is gone'
+    throw error
   }
 }
 

@@ -1,9 +1,9 @@
 /** What this host has and lacks for mounting images and running programs in them; `imgstore doctor` prints it. */
-import {mkdirSync, mkdtempSync, readFileSync, readlinkSync, rmSync, writeFileSync} from 'node:fs'
+import {mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs'
 import {join} from 'node:path'
-import {toImgstoreError} from '../errors.ts'
+import {systemCode, toImgstoreError} from '../errors.ts'
 import {tryLibc} from '../syscalls/libc.ts'
-import {mountOf, tablePath} from './mount-table.ts'
+import {mountOf, parseMountInfo, readMountTable, tablePath} from './mount-table.ts'
 import {mountOverlay, unmountSync, type OverlayDriver} from './mount.ts'
 import type {OverlaySpec} from './overlay.ts'
 import {findProgram} from './programs.ts'
@@ -68,7 +68,10 @@ async function tryMount(storeDir: string, driver: OverlayDriver): Promise<HostCh
     mkdirSync(join(storeDir, 'staging'), {recursive: true})
     dir = mkdtempSync(join(storeDir, 'staging', 'mount-check-'))
   } catch (error) {
-    return {ok: false, reason: `cannot write into the store: ${String(error)}`}
+    return {
+      ok: false,
+      reason: `cannot write into the store (${systemCode(error) ?? String(error)})`,
+    }
   }
   const spec: OverlaySpec = {
     lowerDir: join(dir, 'lower'),
@@ -109,7 +112,9 @@ function trialItem(canMount: HostCheck['canMount'], driver: OverlayDriver): Host
     name: 'mount',
     ok: canMount.ok,
     detail: canMount.ok ? `a trial mount by ${how} worked` : canMount.reason,
-    hint: canMount.ok ? '' : 'Images are fetched and unpacked, and stay STORED until this works.',
+    hint: canMount.ok
+      ? ''
+      : 'Mend what the lines below warn of; until then images are fetched and unpacked, and stay STORED.',
   }
 }
 
@@ -142,7 +147,9 @@ function koffiItem(): HostCheckItem {
     name: 'system calls',
     ok,
     detail: ok ? 'koffi loads' : `koffi cannot load: ${libc.message}`,
-    hint: ok ? '' : 'Mounts are made by mount(8) instead; `imgstore run` does not work.',
+    hint: ok
+      ? ''
+      : 'Install the package anew on this machine; until then mount(8) makes the mounts, and `imgstore run` does not work.',
   }
 }
 
@@ -150,7 +157,8 @@ function storeItem(storeDir: string): HostCheckItem {
   const name = 'file system of the store'
   // Through the staging directory, so that a link as the store's own last component is followed too.
   const entry = mountOf(tablePath(join(storeDir, 'staging')))
-  if (entry === undefined) return {name, ok: false, detail: 'not in the mount table', hint: ''}
+  const hint = 'Mount /proc, with this process to be seen in it.'
+  if (entry === undefined) return {name, ok: false, detail: 'not in the mount table', hint}
   const isReadOnly = entry.options.includes('ro') || entry.superOptions.includes('ro')
   const ok = !unfitUpper.has(entry.fsType) && !isReadOnly
   return {
@@ -166,22 +174,28 @@ function storeItem(storeDir: string): HostCheckItem {
 /** Tells whether our mounts are seen by the rest of the host; a container with its own mounts is no fault. */
 function namespaceItem(): HostCheckItem {
   const name = 'mount namespace'
-  let isHost: boolean | undefined
-  try {
-    isHost = readlinkSync('/proc/self/ns/mnt') === readlinkSync('/proc/1/ns/mnt')
-  } catch {
-    isHost = undefined
-  }
-  if (isHost === undefined) {
-    return {name, ok: true, detail: 'unknown: the first process may not be looked at', hint: ''}
+  const isShared = sharesMountsWithFirst()
+  if (isShared === undefined) {
+    return {name, ok: true, detail: 'unknown: /proc does not show the first process', hint: ''}
   }
   return {
     name,
     ok: true,
-    detail: isHost ? "the same as the first process's" : 'one of its own',
-    hint: isHost
-      ? ''
-      : 'Mounts made here are seen by this service or shell only. In a unit, take out what makes a namespace (PrivateTmp, ProtectSystem …).',
+    detail: isShared
+      ? "the same as the first process's"
+      : 'one of its own: mounts made here are seen by this service or shell only. In a unit, take out what makes a namespace (PrivateTmp, ProtectSystem …)',
+    hint: '',
+  }
+}
+
+/** The links in /proc/1/ns may be closed even to root; the table of mounts is open to all, and ids are the kernel's. */
+function sharesMountsWithFirst(): boolean | undefined {
+  try {
+    const ids = new Set(readMountTable().map((entry) => entry.mountId))
+    const first = parseMountInfo(readFileSync('/proc/1/mountinfo'))
+    return first.length === 0 ? undefined : first.some((entry) => ids.has(entry.mountId))
+  } catch {
+    return undefined
   }
 }
 
@@ -194,6 +208,8 @@ function programItems(driver: OverlayDriver): HostCheckItem[] {
       isNeeded: driver === 'fuse',
       use: 'mounts where the kernel refuses overlays, when chosen as the driver',
     },
+    {name: 'xz', isNeeded: false, use: 'unpacks archives that it compressed (package xz-utils)'},
+    {name: 'bzip2', isNeeded: false, use: 'unpacks archives that it compressed'},
   ]
   return wanted.map(({name, isNeeded, use}) => {
     const path = findProgram(name)

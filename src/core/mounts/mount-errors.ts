@@ -7,7 +7,7 @@ import {kernelLogLines} from '../syscalls/mount.ts'
 export class KernelSays extends Error {
   readonly code: string
   constructor(lines: string[], cause: unknown) {
-    super(lines.map((line) => line.replace(/^[ewi] (overlay: )?/, '')).join('; '), {cause})
+    super(lines.map((line) => line.replace(/^[ewi] (overlay: |erofs: )?/, '')).join('; '), {cause})
     this.code = systemCode(cause) ?? ''
   }
 }

@@ -20,9 +20,11 @@ const WRITE = (1n << 1n) | (0x7ffn << 4n)
 const NET_BIND_AND_CONNECT_TCP = 3n
 const SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS = 3n
 
+const RLIMIT_CPU = 0
 const RLIMIT_FSIZE = 1
 const RLIMIT_CORE = 4
 const RLIMIT_NOFILE = 7
+const CPU_GRACE_SECONDS = 5
 
 type Syscall = (...args: unknown[]) => number
 
@@ -43,6 +45,8 @@ export function landlockVersion(): number {
 export type Confinement = {
   /** The directory below which writing stays allowed. */
   rootFd: number
+  /** More directories of that kind. */
+  otherFds?: readonly number[]
   /** Whether programs may still be started. */
   canExecute: boolean
 }
@@ -51,7 +55,7 @@ export type Confinement = {
  * Confines this thread and every thread and process it makes from now on (with Landlock 8, all threads). Returns false,
  * with nothing changed, where the kernel has no Landlock 2 (version 1 forbids hard links between directories).
  */
-export function confine({rootFd, canExecute}: Confinement): boolean {
+export function confine({rootFd, otherFds = [], canExecute}: Confinement): boolean {
   const version = landlockVersion()
   if (version < 2) return false
   const call = syscall()
@@ -70,15 +74,15 @@ export function confine({rootFd, canExecute}: Confinement): boolean {
   // struct landlock_path_beneath_attr, packed.
   const rule = Buffer.alloc(12)
   rule.writeBigUInt64LE(write, 0)
-  rule.writeInt32LE(rootFd, 8)
-  const added = call(
-    SYS_LANDLOCK_ADD_RULE,
-    ...['int', fd, 'int', RULE_PATH_BENEATH, 'void *', rule, 'uint32_t', 0],
-  )
+  const areAdded = [rootFd, ...otherFds].every((dirFd) => {
+    rule.writeInt32LE(dirFd, 8)
+    const args = ['int', fd, 'int', RULE_PATH_BENEATH, 'void *', rule, 'uint32_t', 0]
+    return call(SYS_LANDLOCK_ADD_RULE, ...args) === 0
+  })
   const prctl = libc().lib.func('prctl', 'int', ['int', 'ulong', 'ulong', 'ulong', 'ulong'])
   const flags = version >= 8 ? RESTRICT_SELF_TSYNC : 0
   const isDone =
-    added === 0 &&
+    areAdded &&
     (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) as number) === 0 &&
     call(SYS_LANDLOCK_RESTRICT_SELF, ...['int', fd, 'uint32_t', flags]) === 0
   libc().lib.func('int close(int)')(fd)
@@ -86,16 +90,21 @@ export function confine({rootFd, canExecute}: Confinement): boolean {
 }
 
 /** Bounds for this process and its children; what the system forbids more strictly already stays so. */
-export type ResourceLimits = {fileBytesMax: number; descriptorsMax: number}
+export type ResourceLimits = {
+  fileBytesMax: number
+  descriptorsMax: number
+  /** Of processor time, in all threads together; then comes SIGXCPU, and SIGKILL soon after. */
+  cpuSecondsMax?: number
+}
 
 /** Sets the limits, and that no core is dumped. Returns false where this host cannot. */
 export function limitResources(limits: ResourceLimits): boolean {
   if (tryLibc() instanceof Error) return false
   const setrlimit = libc().lib.func('setrlimit', 'int', ['int', 'void *'])
-  const set = (resource: number, value: number): boolean => {
+  const set = (resource: number, value: number, hard = value): boolean => {
     const limit = Buffer.alloc(16)
     limit.writeBigUInt64LE(BigInt(value), 0)
-    limit.writeBigUInt64LE(BigInt(value), 8)
+    limit.writeBigUInt64LE(BigInt(hard), 8)
     return (setrlimit(resource, limit) as number) === 0
   }
   const results = [
@@ -103,5 +112,9 @@ export function limitResources(limits: ResourceLimits): boolean {
     set(RLIMIT_FSIZE, Math.min(limits.fileBytesMax, Number.MAX_SAFE_INTEGER)),
     set(RLIMIT_NOFILE, limits.descriptorsMax),
   ]
+  const {cpuSecondsMax} = limits
+  if (cpuSecondsMax !== undefined) {
+    results.push(set(RLIMIT_CPU, cpuSecondsMax, cpuSecondsMax + CPU_GRACE_SECONDS))
+  }
   return results.every(Boolean)
 }

@@ -2,25 +2,43 @@
  * The process that touches hostile bytes: it is given one job, does it, and ends. It ends at once when its parent
  * is gone, however that happened. It reads no environment and loads nothing of the program but this room.
  */
+import {statSync} from 'node:fs'
 import {setFlagsFromString} from 'node:v8'
 import {BugError} from '../assert.ts'
 import {toImgstoreError} from '../errors.ts'
+import {MiB} from '../limits.ts'
 import {confine, limitResources} from '../syscalls/confine.ts'
+import {indexArchive, indexFileBytesMax} from './erofs/index-archive.ts'
 import {extract} from './extract.ts'
-import type {ChildMessage, UnpackJob} from './protocol.ts'
+import type {ChildJob, ChildMessage} from './protocol.ts'
 
 const PROGRESS_EVERY_MS = 250
 
 // The writer holds 256 directories; Node has some twenty descriptors of its own.
 const DESCRIPTORS_MAX = 512
 
+/**
+ * Ten minutes and more by the size of the blob: a mebibyte of the worst archive that the limits let through (a gibibyte
+ * of zeros at 1,000:1, or a hundred zstd frames of nothing) takes about a second.
+ */
+function cpuSecondsFor(job: {blobPath: string}): number {
+  let blobBytes = 0
+  try {
+    blobBytes = statSync(job.blobPath).size
+  } catch {
+    // Opening it will say why.
+  }
+  return 600 + Math.ceil((8 * blobBytes) / MiB)
+}
+
 function send(message: ChildMessage, then?: () => void): void {
   process.send?.(message, undefined, {}, () => then?.())
 }
 
-async function work(job: UnpackJob): Promise<void> {
+async function work({kind, job}: ChildJob): Promise<void> {
   // Modes are given at creation, so nothing may take bits away from them.
   process.umask(0)
+  // The first is always told, however soon.
   let lastMs = -Infinity
   const onProgress = (progress: {readBytes: number; entries: number}): void => {
     const nowMs = performance.now()
@@ -30,8 +48,17 @@ async function work(job: UnpackJob): Promise<void> {
   }
   const end = (): void => process.disconnect()
   try {
-    limitResources({fileBytesMax: job.limits.fileBytesMax, descriptorsMax: DESCRIPTORS_MAX})
-    send({kind: 'done', result: await extract(job, {onProgress, confine})}, end)
+    const fileBytesMax = kind === 'index' ? indexFileBytesMax(job.limits) : job.limits.fileBytesMax
+    limitResources({
+      fileBytesMax,
+      descriptorsMax: DESCRIPTORS_MAX,
+      cpuSecondsMax: cpuSecondsFor(job),
+    })
+    const result =
+      kind === 'index'
+        ? await indexArchive(job, {onProgress, confine})
+        : await extract(job, {onProgress, confine})
+    send({kind: 'done', result}, end)
   } catch (error) {
     const coded = toImgstoreError(error)
     const details = error instanceof BugError ? {reason: error.message} : coded.details
@@ -45,5 +72,5 @@ setFlagsFromString('--no-turbofan')
 
 process.once('disconnect', () => process.exit(process.exitCode ?? 0))
 process.once('message', (job) => {
-  void work(job as UnpackJob)
+  void work(job as ChildJob)
 })

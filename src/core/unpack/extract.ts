@@ -1,24 +1,15 @@
 /** One archive into one directory, in this process: blob → decompression → parser → policy → tree. */
 import {spawnSync} from 'node:child_process'
-import {
-  closeSync,
-  constants,
-  fchmodSync,
-  fchownSync,
-  fstatSync,
-  openSync,
-  readdirSync,
-} from 'node:fs'
+import {closeSync, constants, fchmodSync, fchownSync, openSync, readdirSync} from 'node:fs'
 import {assert} from '../assert.ts'
 import {fail, fromSystemError} from '../errors.ts'
-import {archiveBounds} from '../limits.ts'
-import {type ArchiveFormat, describe, isTarStart, sniff, SNIFF_BYTES} from './archive/format.ts'
-import {BLOCK_BYTES} from './archive/header.ts'
+import type {ArchiveFormat} from './archive/format.ts'
 import {ArchiveParser} from './archive/parser.ts'
-import {linkRules, Policy, refuse} from './archive/policy.ts'
-import {type Blob, type Consume, findProgram, readBlob, readFully} from './archive/source.ts'
+import {linkRules, Policy} from './archive/policy.ts'
+import {type Blob, findProgram} from './archive/source.ts'
 import {chooseCalls, closeQuietly, type DirCalls} from './dir/calls.ts'
 import {TreeWriter} from './dir/tree-writer.ts'
+import {feedBlob, openBlob, tellFormat} from './feed.ts'
 import type {UnpackJob, UnpackProgress, UnpackResult} from './protocol.ts'
 import {Warnings} from './warnings.ts'
 
@@ -77,6 +68,8 @@ async function extractInto(
     rootPath: job.targetDir,
     linkRule: linkRules[job.profile],
     depthMax: job.limits.depthMax,
+    // At most as many again as there may be entries; one path alone is always allowed.
+    impliedMax: job.limits.filesMax + job.limits.depthMax,
     warn,
   })
   const parser = new ArchiveParser({
@@ -86,13 +79,10 @@ async function extractInto(
     warn,
   })
   try {
-    const push = format === 'tar' ? pushPlain(parser) : pushDecompressed(parser, format, job)
-    await readBlob(blob, format, (chunk, readBytes) => {
-      push.consume(chunk, readBytes)
-      options.onProgress?.({readBytes, entries: policy.totals.entries})
+    await feedBlob(blob, format, parser, {
+      ratioMax: job.limits.ratioMax,
+      onChunk: (readBytes) => options.onProgress?.({readBytes, entries: policy.totals.entries}),
     })
-    push.end()
-    parser.end()
     tree.seal()
     makeDurable(rootFd, job.targetDir, calls)
   } finally {
@@ -101,81 +91,6 @@ async function extractInto(
   const {entries, files, totalBytes} = policy.totals
   const {list, total} = warnings
   return {format, entries, files, totalBytes, isConfined, warnings: list, warningsTotal: total}
-}
-
-type Pusher = {consume: Consume; end(): void}
-
-function pushPlain(parser: ArchiveParser): Pusher {
-  return {consume: (chunk) => parser.push(chunk), end: () => undefined}
-}
-
-/** Looks at the first decompressed bytes, because anything can be compressed, and holds the ratio. */
-function pushDecompressed(parser: ArchiveParser, format: ArchiveFormat, job: UnpackJob): Pusher {
-  const {ratioMax} = job.limits
-  let outBytes = 0
-  let head: Buffer | undefined = Buffer.alloc(0)
-  const checkHead = (start: Buffer): void => {
-    if (isTarStart(start)) return
-    const what = start.length === 0 ? 'nothing at all' : describe(start)
-    throw fail('source_not_image', {what: `${what} (compressed with ${format})`})
-  }
-  return {
-    consume: (chunk, readBytes) => {
-      outBytes += chunk.length
-      if (outBytes > archiveBounds.ratioCheckedFromBytes && outBytes > readBytes * ratioMax) {
-        const {entry, offset} = parser.current
-        throw refuse(
-          {name: entry, offset},
-          `makes more than ${ratioMax} bytes of each compressed byte`,
-          '--max-ratio',
-        )
-      }
-      if (head === undefined) {
-        parser.push(chunk)
-        return
-      }
-      head = Buffer.concat([head, chunk])
-      if (head.length < BLOCK_BYTES) return
-      checkHead(head)
-      parser.push(head)
-      head = undefined
-    },
-    end: () => {
-      if (head !== undefined) checkHead(head)
-    },
-  }
-}
-
-function openBlob(path: string): Blob {
-  let fd: number
-  try {
-    // Not blocking: a FIFO in the blob's place must not hang us.
-    fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
-  } catch (error) {
-    throw fromSystemError(error, path, 'read')
-  }
-  const stats = fstatSync(fd)
-  if (!stats.isFile()) {
-    closeSync(fd)
-    throw fail('io_failed', {path, reason: 'it is not a regular file'})
-  }
-  return {fd, path, sizeBytes: stats.size}
-}
-
-function tellFormat(blob: Blob): ArchiveFormat {
-  const head = Buffer.alloc(SNIFF_BYTES)
-  const sniffed = sniff(head.subarray(0, readFully(blob, head, 0)))
-  switch (sniffed.kind) {
-    case 'archive':
-      return sniffed.format
-    case 'unsupported':
-      throw fail('compression_unsupported', {
-        format: sniffed.format,
-        need: 'a program that imgstore does not use',
-      })
-    case 'other':
-      throw fail('source_not_image', {what: sniffed.what})
-  }
 }
 
 function openRoot(path: string): number {

@@ -11,6 +11,20 @@ export type UnpackJob = {
   limits: UnpackLimits
 }
 
+/** An archive to be indexed instead of extracted: `imagePath` holds the tree, its files' data stays in the tar. */
+export type IndexJob = {
+  blobPath: string
+  profile: Profile
+  limits: UnpackLimits
+  /** Digest of the blob; what the image is named by inside is made from it. */
+  digest: string
+  imagePath: string
+  /** Where the tar of a compressed blob goes, with holes for its zeros; needed for those. */
+  plainPath?: string
+  /** `overlay` turns OCI whiteouts into what overlayfs understands. Default: `keep`. */
+  whiteouts?: 'keep' | 'overlay'
+}
+
 export type UnpackProgress = {readBytes: number; entries: number}
 
 export type UnpackResult = {
@@ -28,9 +42,22 @@ export type UnpackResult = {
   warningsTotal: number
 }
 
+export type IndexResult = UnpackResult & {
+  imageBytes: number
+  /** Of the tar made from a compressed blob, holes included; absent where the blob is the tar itself. */
+  plainBytes?: number
+}
+
+export type ChildJob = {kind: 'unpack'; job: UnpackJob} | {kind: 'index'; job: IndexJob}
+
+/** The name under which an index and a tar are written, until they are whole. */
+export function partPath(path: string): string {
+  return `${path}.part`
+}
+
 export type ChildMessage =
   | {kind: 'progress'; progress: UnpackProgress}
-  | {kind: 'done'; result: UnpackResult}
+  | {kind: 'done'; result: UnpackResult | IndexResult}
   | {kind: 'failed'; code: string; details: Record<string, unknown>}
 
 /** The error that a child reported, as it was there. */

@@ -3,25 +3,33 @@
  * bytes get hurt: its death is one failed image, and nothing of the program is in reach from inside it.
  */
 import {fork} from 'node:child_process'
-import {existsSync} from 'node:fs'
+import {existsSync, rmSync} from 'node:fs'
 import {extname, join} from 'node:path'
 import {fail} from '../errors.ts'
 import {
+  type ChildJob,
   type ChildMessage,
   errorFromChild,
+  type IndexJob,
+  type IndexResult,
+  partPath,
   type UnpackJob,
   type UnpackProgress,
   type UnpackResult,
 } from './protocol.ts'
 
-export type {UnpackProgress, UnpackResult} from './protocol.ts'
+export {trialErofs} from './erofs/trial.ts'
+export type {IndexResult, UnpackProgress, UnpackResult} from './protocol.ts'
 export type {UnpackWarning} from './warnings.ts'
 
-export type UnpackRequest = UnpackJob & {
+type Watch = {
   signal?: AbortSignal
   /** Called a few times a second. */
   onProgress?: (progress: UnpackProgress) => void
 }
+
+export type UnpackRequest = UnpackJob & Watch
+export type IndexRequest = IndexJob & Watch
 
 // From sources both run under Node's type stripping; built, the child is one file, which starts sooner.
 const bundledChild = join(import.meta.dirname, 'child.cjs')
@@ -54,6 +62,34 @@ const STDERR_BYTES_MAX = 4096
  */
 export function unpack(request: UnpackRequest): Promise<UnpackResult> {
   const {signal, onProgress, ...job} = request
+  return runChild<UnpackResult>({kind: 'unpack', job}, {signal, onProgress})
+}
+
+/**
+ * Indexes a verified blob instead of unpacking it: writes an EROFS image of its tree, whose files' data stays in the
+ * tar. That is the blob itself, or, where it is compressed, `plainPath`. The image's only device is that tar.
+ *
+ * Guarantees: only `imagePath` and `plainPath` are written; whole and durable when it resolves; when it rejects no
+ * process and neither file is left.
+ * Errors: as unpack.
+ */
+export async function indexTar(request: IndexRequest): Promise<IndexResult> {
+  const {signal, onProgress, ...job} = request
+  try {
+    return await runChild<IndexResult>({kind: 'index', job}, {signal, onProgress})
+  } catch (error) {
+    // A child that was killed could not clean up.
+    for (const path of [job.imagePath, job.plainPath]) {
+      if (path !== undefined) rmSync(partPath(path), {force: true})
+    }
+    throw error
+  }
+}
+
+function runChild<T extends UnpackResult>(
+  job: ChildJob,
+  {signal, onProgress}: {[K in keyof Watch]: Watch[K] | undefined},
+): Promise<T> {
   return new Promise((resolve, reject) => {
     if (signal?.aborted) {
       reject(fail('interrupted', {what: 'unpacking'}))
@@ -83,7 +119,7 @@ export function unpack(request: UnpackRequest): Promise<UnpackResult> {
     })
     const ended = (reason: string): void => {
       signal?.removeEventListener('abort', kill)
-      if (last?.kind === 'done') resolve(last.result)
+      if (last?.kind === 'done') resolve(last.result as T)
       else if (last?.kind === 'failed') reject(errorFromChild(last))
       else if (signal?.aborted) reject(fail('interrupted', {what: 'unpacking'}))
       else reject(fail('unpack_failed', {reason}))
@@ -102,6 +138,8 @@ export function unpack(request: UnpackRequest): Promise<UnpackResult> {
 /** Why a process that said nothing ended. */
 function deathOf(code: number | null, signal: string | null, complaint: string): string {
   if (complaint.includes('heap out of memory')) return 'the unpacker ran out of memory'
+  if (signal === 'SIGXCPU')
+    return 'the unpacker took more processor time than such an archive needs'
   const how = signal === null ? `ended with code ${code ?? 'unknown'}` : `was killed by ${signal}`
   const said = complaint
     .split('\n')

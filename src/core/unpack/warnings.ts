@@ -2,6 +2,8 @@
 
 export type UnpackWarning = {code: string; entry: string; message: string}
 
+export type Warn = (code: string, entry: string, message: string) => void
+
 const WARNINGS_MAX = 100
 const TEXT_MAX = 500
 

@@ -82,6 +82,25 @@ describe('the loop', () => {
     expect(await s.loop({once: true})).to.deep.equal({worked: 0, failed: 0})
   })
 
+  it('waits with `once` for a run of another owner, and takes it over when that one is gone', async () => {
+    for (const isFinished of [true, false]) {
+      const s = scene()
+      s.journal.add('foreign', 'raw', 'sewn')
+      const other = {owner: 'other' as OwnerId, leaseMs: 5000}
+      const claim = await s.journal.claim(other)
+      if (!claim) throw new Error('nothing was there to claim')
+      let isOver = false
+      const running = s.loop({once: true}).finally(() => {
+        isOver = true
+      })
+      await pass(s.clock, 4000)
+      expect(isOver).to.equal(false)
+      if (isFinished) await s.journal.finish(claim)
+      const totals = await s.clock.until(running)
+      expect(totals).to.deep.equal({worked: isFinished ? 0 : 1, failed: 0})
+    }
+  })
+
   it('works on as many runs at a time as it is told, never on more, and side by side', async () => {
     for (const concurrency of [1, 2, 5]) {
       let now = 0

@@ -9,7 +9,11 @@ import {withTempDir} from '../../support/temp-dir.ts'
 const home = join(import.meta.dirname, '../../..')
 
 /** Runs `body` confined to `dir/in`; it prints the error codes it met. */
-function confined(dir: string, body: string, options: {canExecute?: boolean} = {}): string {
+function confined(
+  dir: string,
+  body: string,
+  options: {canExecute?: boolean; otherFds?: string} = {},
+): string {
   mkdirSync(join(dir, 'in'))
   writeFileSync(join(dir, 'outside'), 'outside')
   const script = `
@@ -19,7 +23,8 @@ function confined(dir: string, body: string, options: {canExecute?: boolean} = {
     import {confine, limitResources} from ${JSON.stringify(join(home, 'src/core/syscalls/confine.ts'))}
     const rootFd = fs.openSync(${JSON.stringify(join(dir, 'in'))}, fs.constants.O_DIRECTORY)
     process.chdir(${JSON.stringify(dir)})
-    if (!confine({rootFd, canExecute: ${options.canExecute ?? false}})) throw new Error('not confined')
+    const otherFds = ${options.otherFds ?? '[]'}
+    if (!confine({rootFd, otherFds, canExecute: ${options.canExecute ?? false}})) throw new Error('not confined')
     const attempt = (act) => {
       try { act(); console.log('done') } catch (error) { console.log(error.code) }
     }
@@ -72,6 +77,18 @@ describe('confinement', function () {
       linkSync(join(dir, 'outside'), join(dir, 'still-there'))
     }))
 
+  it('lets it write below each of several directories, and nowhere between', () =>
+    withTempDir((dir) => {
+      mkdirSync(join(dir, 'other'))
+      const body = `attempt(() => fs.writeFileSync('other/f', 'x'))
+         attempt(() => fs.writeFileSync('in/f', 'x'))
+         attempt(() => fs.writeFileSync('new', 'x'))`
+      expect(confined(dir, body)).to.equal('EACCES done EACCES')
+      mkdirSync(join(dir, 'second', 'other'), {recursive: true})
+      const other = `[fs.openSync('other', fs.constants.O_DIRECTORY)]`
+      expect(confined(join(dir, 'second'), body, {otherFds: other})).to.equal('done done EACCES')
+    }))
+
   it('lets it start programs only when it says so', () =>
     withTempDir((dir) => {
       const body = `attempt(() => execFileSync('/bin/true'))`
@@ -91,6 +108,20 @@ describe('confinement', function () {
       expect(said).to.equal('EACCES EACCES')
     })
   })
+
+  it('ends what takes more processor time than it is given', () =>
+    withTempDir((dir) => {
+      let signal: unknown
+      try {
+        confined(
+          dir,
+          'limitResources({fileBytesMax: 1000, descriptorsMax: 64, cpuSecondsMax: 1}); for (;;);',
+        )
+      } catch (error) {
+        signal = (error as {signal?: unknown}).signal
+      }
+      expect(signal).to.equal('SIGXCPU')
+    }))
 
   it('limits files and descriptors', () =>
     withTempDir((dir) => {

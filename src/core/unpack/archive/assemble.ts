@@ -54,6 +54,10 @@ export function makeEntry(
   const linkTarget = pax?.linkPath ?? meta.longLink ?? header.linkName
   const isLink = kind === 'hardlink' || kind === 'symlink'
   if (isLink && linkTarget === '') throw bad('it is a link without a target')
+  if (kind === 'hardlink' && linkTarget.endsWith('/')) {
+    // Some drop the slash, others ask the kernel, which finds no directory there.
+    throw bad('it is a hard link whose target ends with a slash, which parsers read differently')
+  }
   if (header.mode > 0o177777) throw bad('its mode is beyond every real mode')
   const uid = pax?.uid ?? header.uid
   const gid = pax?.gid ?? header.gid

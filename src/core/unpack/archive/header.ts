@@ -196,6 +196,7 @@ export function readHeader(block: Buffer, start: number, offset: number): RawHea
   } else if (!isPlain) {
     readOddNumbers(header, block, start, offset)
   }
+  needDeviceFields(block, start, offset)
   if (!isPlain || !isPlainText(name)) checkBySecondReader(block, start, header, offset)
   return header
 }
@@ -204,10 +205,28 @@ export function readHeader(block: Buffer, start: number, offset: number): RawHea
 function readOddNumbers(header: RawHeader, block: Buffer, start: number, offset: number): void {
   const isMeta = metaTypes.has(header.type)
   header.mode = isMeta ? 0 : needNumber(block, start + 100, 8, 'mode', offset)
-  header.uid = isMeta ? 0 : (readNumber(block, start + 108, 8, 'owner', offset) ?? 0)
-  header.gid = isMeta ? 0 : (readNumber(block, start + 116, 8, 'group', offset) ?? 0)
+  header.uid = isMeta
+    ? 0
+    : (readNumber(block, start + 108, 8, 'owner', offset) ??
+      blank(block, start + 108, 'owner', offset))
+  header.gid = isMeta
+    ? 0
+    : (readNumber(block, start + 116, 8, 'group', offset) ??
+      blank(block, start + 116, 'group', offset))
   header.sizeBytes = needNumber(block, start + 124, 12, 'size', offset)
-  header.mtimeSeconds = isMeta ? 0 : (readNumber(block, start + 136, 12, 'time', offset) ?? 0)
+  header.mtimeSeconds = isMeta
+    ? 0
+    : (readNumber(block, start + 136, 12, 'time', offset) ??
+      blank(block, start + 136, 'time', offset))
+}
+
+/** A field without digits is 0 when it is empty; of spaces GNU tar makes an error and others 0. */
+function blank(block: Buffer, start: number, field: string, offset: number): number {
+  if (block[start] === 0) return 0
+  throw fail('bad_archive', {
+    offset,
+    reason: `its ${field} is blank, which parsers read differently`,
+  })
 }
 
 /** The device numbers of a device's header. */
@@ -228,6 +247,20 @@ function needZeros(block: Buffer, from: number, to: number, offset: number): voi
       offset,
       reason: 'its header has bytes where its format has none, which parsers read differently',
     })
+  }
+}
+
+/**
+ * The device fields must be numbers or empty whatever the type: Python's tarfile reads them always, and takes a header
+ * where they are not for the end of the archive, which would hide what follows from it.
+ */
+function needDeviceFields(block: Buffer, start: number, offset: number): void {
+  for (let at = start + 329; at < start + 345; at++) {
+    const byte = block[at]
+    if (byte === 0 || byte === 0x30) continue
+    readNumber(block, start + 329, 8, 'device major number', offset)
+    readNumber(block, start + 337, 8, 'device minor number', offset)
+    return
   }
 }
 

@@ -39,6 +39,8 @@ export class ArchiveParser {
   private remaining = 0
   /** Where the current chunk begins in the archive. */
   private position = 0
+  /** Where the block at work ends in the archive. */
+  private blockEnd = 0
   private readonly block = Buffer.alloc(BLOCK_BYTES)
   private blockBytes = 0
 
@@ -63,6 +65,23 @@ export class ArchiveParser {
   /** The entry that was begun last, for messages about the archive as a whole. */
   get current(): {entry: string; offset: number} {
     return {entry: displayName(this.lastName), offset: this.lastOffset}
+  }
+
+  /** While an entry is begun: where its data begins in the uncompressed archive. */
+  get dataPosition(): number {
+    return this.blockEnd
+  }
+
+  /** How many of the next bytes need not be pushed, because they are data that nobody wants. */
+  get skippableBytes(): number {
+    return this.state === 'data' && !this.isWanted ? this.remaining : 0
+  }
+
+  /** Takes `bytes` of `skippableBytes` as read. */
+  skip(bytes: number): void {
+    this.position += bytes
+    this.remaining -= bytes
+    if (this.state === 'data' && this.remaining === 0) this.endData()
   }
 
   /**
@@ -140,6 +159,7 @@ export class ArchiveParser {
   }
 
   private takeBlock(block: Buffer, start: number, offset: number): void {
+    this.blockEnd = offset + BLOCK_BYTES
     switch (this.expect) {
       case 'header':
         if (isZeroBlock(block, start)) {
@@ -301,8 +321,9 @@ export class ArchiveParser {
 
   /** The body of a GNU long name: the name and the NUL that ends it. */
   private readLongName(body: Buffer, offset: number): string {
-    const nul = body.indexOf(0)
-    const end = nul === -1 ? body.length : nul
+    const end = body.indexOf(0)
+    // Python's tarfile reads on into the padding, and finds a longer name there.
+    if (end === -1) throw this.bad(offset, 'its long name does not end with a NUL')
     if (end === 0) throw this.bad(offset, 'its long name is empty')
     for (let at = end; at < body.length; at++) {
       if (body[at] !== 0) throw this.bad(offset, 'its long name has bytes after its end')

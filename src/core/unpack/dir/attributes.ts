@@ -1,5 +1,7 @@
 /** Owners and extended attributes: what a host cannot keep becomes a warning, not a failure. */
+import {statfsSync} from 'node:fs'
 import {systemCode} from '../../errors.ts'
+import {archiveBounds} from '../../limits.ts'
 import {displayName, type Xattr} from '../archive/entry.ts'
 import type {Member} from '../archive/policy.ts'
 import {type DirCalls, heldPath} from './calls.ts'
@@ -59,7 +61,8 @@ export class AttributeSetter {
   /** Of an open file or directory. */
   setXattrs(member: {path: string; xattrs: readonly Xattr[]}, fd: number): void {
     for (const xattr of member.xattrs) {
-      this.tryXattr(member.path, xattr, (more) => more.fsetxattr(fd, xattr.name, xattr.value))
+      const self = `/proc/self/fd/${fd}`
+      this.tryXattr(member.path, xattr, self, (more) => more.fsetxattr(fd, xattr.name, xattr.value))
     }
   }
 
@@ -67,11 +70,18 @@ export class AttributeSetter {
   setXattrsAt(member: Member, dirFd: number, base: string): void {
     for (const xattr of member.xattrs) {
       const path = heldPath(dirFd, base)
-      this.tryXattr(member.path, xattr, (more) => more.lsetxattr(path, xattr.name, xattr.value))
+      this.tryXattr(member.path, xattr, heldPath(dirFd, '.'), (more) =>
+        more.lsetxattr(path, xattr.name, xattr.value),
+      )
     }
   }
 
-  private tryXattr(path: string, xattr: Xattr, set: (more: MoreCalls) => void): void {
+  private tryXattr(
+    path: string,
+    xattr: Xattr,
+    place: string,
+    set: (more: MoreCalls) => void,
+  ): void {
     const name = displayName(xattr.name)
     const entry = displayName(path)
     if (this.more === undefined) {
@@ -82,7 +92,9 @@ export class AttributeSetter {
       set(this.more)
     } catch (error) {
       const code = systemCode(error)
-      if (code === undefined || !harmlessXattrErrors.has(code)) throw error
+      // ext4 keeps the attributes of a file in one block, and says so when they do not fit.
+      const isTooLarge = code === 'ENOSPC' && hasSpace(place)
+      if (code === undefined || !(isTooLarge || harmlessXattrErrors.has(code))) throw error
       this.warn('xattr_skipped', entry, `${name}: ${code}`)
     }
   }
@@ -92,4 +104,10 @@ export class AttributeSetter {
     this.hasWarnedOfOwner = true
     this.warn('owner_dropped', '', message)
   }
+}
+
+/** Whether the file system of `place` has room for any attribute, so that a lack of space is not the disk's. */
+function hasSpace(place: string): boolean {
+  const {bavail, bsize} = statfsSync(place)
+  return bavail * bsize > 16 * archiveBounds.xattrValueBytesMax
 }

@@ -39,6 +39,8 @@ export class HeldDirectories {
   private readonly root: Directory
   private readonly linkRule: LinkRule
   private readonly depthMax: number
+  private readonly createdMax: number
+  private created = 0
   private readonly onCreate: (path: string) => void
   /** By path; in the order of use, the oldest first. Only directories that still have this name are in it. */
   private readonly held = new Map<string, number>()
@@ -47,13 +49,19 @@ export class HeldDirectories {
   constructor(
     calls: DirCalls,
     rootFd: number,
-    options: {linkRule: LinkRule; depthMax: number; onCreate: (path: string) => void},
+    options: {
+      linkRule: LinkRule
+      depthMax: number
+      createdMax: number
+      onCreate: (path: string) => void
+    },
   ) {
     this.calls = calls
     this.root = {path: '', fd: rootFd}
     this.latest = this.root
     this.linkRule = options.linkRule
     this.depthMax = options.depthMax
+    this.createdMax = options.createdMax
     this.onCreate = options.onCreate
   }
 
@@ -171,6 +179,9 @@ export class HeldDirectories {
           this.make(parent, name, path, refuse)
           fd = this.calls.openat(parent.fd, name, DIRECTORY)
           break
+        case 'ENAMETOOLONG':
+          // Names of entries were measured before; this one is from the text of a link.
+          throw refuse('passes through a symbolic link to a name that is too long')
         case 'ELOOP':
         case 'ENOTDIR':
           return this.readLink(parent, name, options, refuse)
@@ -188,6 +199,11 @@ export class HeldDirectories {
     }
     if (path.length > archiveBounds.pathBytesMax) {
       throw refuse(`has a path of more than ${archiveBounds.pathBytesMax} bytes`)
+    }
+    // One entry can ask for as many directories as a path is deep, so those count too.
+    if (++this.created > this.createdMax) {
+      const rule = `brings the directories that have no entry to more than ${this.createdMax}`
+      throw refuse(rule, '--max-files')
     }
     // Closed to all until the end, when every directory gets its own mode.
     this.calls.mkdirat(parent.fd, name, 0o700)

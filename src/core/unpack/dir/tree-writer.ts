@@ -42,6 +42,8 @@ export type TreeWriterOptions = {
   rootPath: string
   linkRule: LinkRule
   depthMax: number
+  /** Directories made because a path needs them and no entry came before. */
+  impliedMax: number
   warn: Warn
 }
 
@@ -70,6 +72,7 @@ export class TreeWriter {
     this.directories = new HeldDirectories(options.calls, options.rootFd, {
       linkRule: options.linkRule,
       depthMax: options.depthMax,
+      createdMax: options.impliedMax,
       onCreate: (path) => this.attributes.set(path, impliedDirectory),
     })
     this.attributes.set('', impliedDirectory)
