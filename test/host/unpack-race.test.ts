@@ -14,7 +14,11 @@ import {archive, directory, file, hardlink, pax, symlink} from '../support/tar-b
 import {withTempDir} from '../support/temp-dir.ts'
 import {listTree} from '../support/tree-listing.ts'
 
-/** Exchanges (renameat2 with RENAME_EXCHANGE) leave no moment without the name, so that no walk fails for want of it. */
+/**
+ * Exchanges (renameat2 with RENAME_EXCHANGE) leave no moment without the name, so that no walk fails for want of it. A
+ * directory that appears in the middle of its exchanges ends as a link, so the parent is opened without following: by
+ * its path the swapper itself would exchange names outside.
+ */
 const swapper = `
 import ctypes, os, signal, sys
 root, outside = sys.argv[1:3]
@@ -29,15 +33,31 @@ print('ready', flush=True)
 # The directory must be empty when unpacking begins.
 while not os.path.isdir('a'): pass
 names = [b'a', b'a/sub', b'a/sub/deep', b'b', b'closed']
+
+def parent_of(name):
+    fd = os.open('.', os.O_RDONLY | os.O_DIRECTORY)
+    for part in name.split(b'/')[:-1]:
+        try:
+            below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+        except OSError:
+            os.close(fd)
+            return None
+        os.close(fd)
+        fd = below
+    return fd
+
 while True:
     for name in names:
+        parent = parent_of(name)
+        if parent is None: continue
         other = name.replace(b'/', b'-') + b'.swap'
         try:
             os.symlink(os.path.join(os.fsencode(outside), name), other)
         except OSError:
             pass
         for _ in range(6):
-            if renameat2(-100, name, -100, other, 2) == 0: swaps += 1
+            if renameat2(parent, os.path.basename(name), -100, other, 2) == 0: swaps += 1
+        os.close(parent)
         try:
             if os.path.islink(other): os.unlink(other)
         except OSError:
