@@ -25,6 +25,7 @@ import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {pipeline} from 'node:stream/promises'
 import {createZstdCompress} from 'node:zlib'
+import {bundleUnpacker} from '../scripts/bundle-unpacker.ts'
 import {rootfsArchive} from '../test/support/rootfs-archive.ts'
 import {archive, file} from '../test/support/tar-builder.ts'
 
@@ -36,10 +37,11 @@ const home = join(import.meta.dirname, '..')
 const builtDir = join(home, '.cache/bench-unpack')
 
 /** Builds src and a program that does one extraction in a process of its own, as a worker does it. */
-function build(): string {
+async function build(): Promise<string> {
   const tsc = join(home, 'node_modules/.bin/tsc')
   const args = ['-p', join(home, 'tsconfig.json'), '--outDir', builtDir, '--incremental', 'false']
   spawnSync(tsc, args, {stdio: 'ignore'})
+  await bundleUnpacker(builtDir)
   const program = join(builtDir, 'one.mjs')
   writeFileSync(program, oneProgram)
   return program
@@ -158,7 +160,7 @@ function makeMany(path: string, count: number): void {
 
 async function main(rounds: number, base: string): Promise<void> {
   const blob = rootfsArchive('developer')
-  const program = build()
+  const program = await build()
   const work = mkdtempSync(join(tmpdir(), 'imgstore-bench-'))
   try {
     const plain = join(work, 'rootfs.tar')

@@ -6,6 +6,7 @@ import {globSync, mkdirSync, readFileSync, writeFileSync} from 'node:fs'
 import {readFile} from 'node:fs/promises'
 import {dirname, relative, resolve} from 'node:path'
 import {build, transform} from 'esbuild'
+import {bundleUnpacker} from './bundle-unpacker.ts'
 
 const root = resolve(import.meta.dirname, '..')
 const dist = resolve(root, 'dist')
@@ -185,6 +186,7 @@ const {outputFiles} = await build({
   logLevel: 'warning',
   write: false,
 })
+await bundleUnpacker(dist)
 mkdirSync(resolve(dist, 'bundle'), {recursive: true})
 for (const {path, text} of outputFiles) {
   if (path.endsWith('.cjs')) {

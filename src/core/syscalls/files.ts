@@ -34,6 +34,8 @@ type Calls = {
   llistxattr: Call
   fremovexattr: Call
   syncfs: Call
+  write: Call
+  address: (buffer: Buffer) => number
   errno: () => number
 }
 
@@ -60,6 +62,9 @@ function calls(): Calls {
     llistxattr: call('llistxattr', 'int64_t', ['void *', 'void *', 'size_t']),
     fremovexattr: call('fremovexattr', 'int', ['int', 'void *']),
     syncfs: call('syncfs', 'int', ['int']),
+    write: call('write', 'int64_t', ['int', 'uintptr_t', 'size_t']),
+    // A user-space address has 47 bits, 56 at most where the kernel is asked for more, which nobody here does.
+    address: (buffer) => Number(koffi.address(buffer)),
     errno: () => koffi.errno(),
   }
   return bound
@@ -77,10 +82,16 @@ const second = Buffer.alloc(4200)
 const times = Buffer.alloc(32)
 
 function put(buffer: Buffer, bytes: string): Buffer {
-  if (bytes.length >= 4096) throw systemError('path', 36, bytes.slice(0, 40))
-  // A NUL would cut the name short and make another file of it.
-  if (bytes.includes('\0')) throw systemError('path', 22, bytes.slice(0, 40))
-  buffer[buffer.write(bytes, 0, 'latin1')] = 0
+  const length = bytes.length
+  if (length >= 4096) throw systemError('path', 36, bytes.slice(0, 40))
+  // A loop is faster than Buffer's own way for what is as short as names are.
+  for (let at = 0; at < length; at++) {
+    const byte = bytes.charCodeAt(at) & 0xff
+    // A NUL would cut the name short and make another file of it.
+    if (byte === 0) throw systemError('path', 22, bytes.slice(0, 40))
+    buffer[at] = byte
+  }
+  buffer[length] = 0
   return buffer
 }
 
@@ -219,6 +230,34 @@ export function lgetxattr(path: string, name: string): Buffer {
     name,
   )
   return value.subarray(0, length)
+}
+
+const EINTR = 4
+let writtenBuffer: Buffer | undefined
+let writtenAddress = 0
+
+/**
+ * write(2) of a part of a buffer, at the file's position. Returns how much was written, which can be less.
+ *
+ * Shape: the buffer's memory is its own for as long as it lives (not resized, not given to another thread).
+ */
+export function write(fd: number, buffer: Buffer, start: number, length: number): number {
+  // Memory beyond the buffer is anything; what is no whole number is refused with it.
+  const isInside = start >= 0 && length >= 0 && start + length <= buffer.length
+  if (!isInside || !Number.isInteger(start) || !Number.isInteger(length)) {
+    throw systemError('write', 14)
+  }
+  // A chunk of an archive holds hundreds of files. Its address stays true while it is referred to from here, and a
+  // view of each part would cost as much as the call.
+  if (buffer !== writtenBuffer) {
+    writtenAddress = calls().address(buffer)
+    writtenBuffer = buffer
+  }
+  for (;;) {
+    const written = calls().write(fd, writtenAddress + start, length)
+    if (written >= 0) return written
+    if (calls().errno() !== EINTR) throw systemError('write', calls().errno())
+  }
 }
 
 /** syncfs(2): everything written to the file system of `fd` is durable when it returns. */

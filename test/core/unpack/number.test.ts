@@ -2,10 +2,10 @@ import {expect} from 'chai'
 import fc from 'fast-check'
 import {ImgstoreError} from '../../../src/core/errors.ts'
 import {
-  isPlainOctal,
   parseDecimal,
   parseTime,
   readNumber,
+  readPlainOctal,
 } from '../../../src/core/unpack/archive/number.ts'
 import {base256} from '../../support/tar-builder.ts'
 
@@ -49,7 +49,7 @@ describe('numbers in headers', () => {
       fc.property(fc.integer({min: 0, max: 8 ** 11 - 1}), (value) => {
         const field = octal(`${value.toString(8).padStart(11, '0')}\0`)
         expect(read(field)).to.equal(value)
-        expect(isPlainOctal(field, 0, field.length)).to.equal(true)
+        expect(readPlainOctal(field, 0, field.length)).to.equal(value)
       }),
       {verbose: true},
     )
@@ -60,7 +60,7 @@ describe('numbers in headers', () => {
       fc.property(fc.maxSafeInteger(), (value) => {
         const field = base256(BigInt(value), 12)
         expect(read(field)).to.equal(value)
-        expect(isPlainOctal(field, 0, field.length)).to.equal(false)
+        expect(readPlainOctal(field, 0, field.length)).to.equal(-1)
       }),
       {verbose: true},
     )

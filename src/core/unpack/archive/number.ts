@@ -65,18 +65,23 @@ function readBase256(
   return Number(value)
 }
 
-/** Whether a field is digits alone with its terminator, the form that no two parsers read differently. */
-export function isPlainOctal(block: Buffer, start: number, length: number): boolean {
+/**
+ * The value of a field that is digits alone with its terminator, the form that no two parsers read differently; -1 for
+ * every other form, which `readNumber` judges.
+ */
+export function readPlainOctal(block: Buffer, start: number, length: number): number {
   let at = start
   const end = start + length
+  let value = 0
   while (at < end) {
     const digit = (block[at] ?? 0) - ZERO
     if (digit < 0 || digit > 7) break
+    value = value * 8 + digit
     at++
   }
-  if (at === start) return false
-  for (; at < end; at++) if (block[at] !== 0 && block[at] !== SPACE) return false
-  return true
+  if (at === start) return -1
+  for (; at < end; at++) if (block[at] !== 0 && block[at] !== SPACE) return -1
+  return value
 }
 
 /** An unsigned decimal of a PAX record or sparse map: digits alone. Undefined when it is not, or beyond 2^53 - 1. */

@@ -29,6 +29,8 @@ export type ArchiveSink = {
 type Expect = 'header' | 'second-zero' | 'old-sparse' | 'sparse-map'
 type State = 'block' | 'meta' | 'data' | 'padding' | 'trailer'
 
+const noBytes = Buffer.alloc(0)
+
 export class ArchiveParser {
   private readonly sink: ArchiveSink
   private state: State = 'block'
@@ -42,7 +44,7 @@ export class ArchiveParser {
   private readonly block = Buffer.alloc(BLOCK_BYTES)
   private blockBytes = 0
 
-  private meta: Buffer = Buffer.alloc(0)
+  private meta: Buffer = noBytes
   /** Reused for every small extended header: many archives have one for each entry. What is kept of one is copied. */
   private readonly metaScratch = Buffer.alloc(16 * KiB)
   private metaBytes = 0
@@ -313,7 +315,7 @@ export class ArchiveParser {
       default:
         this.pending.longLink = this.readLongName(body, offset)
     }
-    this.meta = Buffer.alloc(0)
+    this.meta = noBytes
     this.pad(body.length)
   }
 

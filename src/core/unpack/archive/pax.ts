@@ -66,7 +66,8 @@ export function splitPaxRecords(body: Buffer, offset: number): PaxRecord[] {
       throw bad('its extended header has a record without a key')
     }
     const key = body.toString('latin1', digit + 1, equals)
-    if (/[\0\n]/.test(key)) throw bad('its extended header has a key with a control character')
+    if (key.includes('\0') || key.includes('\n'))
+      throw bad('its extended header has a key with a control character')
     records.push({key, value: body.subarray(equals + 1, end - 1)})
     at = end
   }
@@ -84,7 +85,7 @@ const silentKeys =
  */
 export function parsePax(body: Buffer, offset: number): PaxHeader {
   const header: PaxHeader = {xattrs: [], ignoredKeys: []}
-  const sparse = new Map<string, string>()
+  let sparse: Map<string, string> | undefined
   const pairs: number[] = []
   const seen = new Set<string>()
   const bad = (reason: string) => fail('bad_archive', {offset, reason})
@@ -98,12 +99,15 @@ export function parsePax(body: Buffer, offset: number): PaxHeader {
       if (key !== expected) throw bad('its sparse map is out of order')
       pairs.push(needDecimal(key, value, offset))
     } else if (key.startsWith('GNU.sparse.')) {
+      sparse ??= new Map()
       sparse.set(key.slice('GNU.sparse.'.length), needText(key, value, offset))
     } else if (!applyXattr(header, key, value, offset)) {
       applyKey(header, key, value, offset)
     }
   }
-  if (sparse.size > 0 || pairs.length > 0) header.sparse = readSparse(sparse, pairs, offset)
+  if (sparse !== undefined || pairs.length > 0) {
+    header.sparse = readSparse(sparse ?? new Map<string, string>(), pairs, offset)
+  }
   return header
 }
 
@@ -162,6 +166,10 @@ function applyKey(header: PaxHeader, key: string, value: Buffer, offset: number)
       header.mtime = time
       return
     }
+    // Among the silent keys, but in most headers.
+    case 'atime':
+    case 'ctime':
+      return
     default:
       if (key.startsWith('GNU.')) {
         // Dump directories and volumes: the entry is a part of something that is not here.

@@ -20,7 +20,9 @@ export type Consume = (chunk: Buffer, readBytes: number) => void
 // Node's default of 16 KiB makes gunzip take twice the time; above these sizes nothing is gained.
 const GUNZIP_CHUNK_BYTES = 256 * KiB
 const ZSTD_CHUNK_BYTES = 512 * KiB
-const PLAIN_CHUNK_BYTES = MiB
+// What was read is still in the processor's cache when it is written: two thirds of the time of 1 MiB.
+const PLAIN_CHUNK_BYTES = 256 * KiB
+const TURN_BYTES = 4 * MiB
 // Where data is skipped, little is read in vain after a header.
 const SKIPPING_CHUNK_BYTES = 64 * KiB
 const INPUT_CHUNK_BYTES = 256 * KiB
@@ -78,13 +80,17 @@ export function readFully(blob: Blob, buffer: Buffer, position: number): number 
 async function readPlain(blob: Blob, consume: Consume, skip?: Skip): Promise<void> {
   const buffer = Buffer.allocUnsafeSlow(skip ? SKIPPING_CHUNK_BYTES : PLAIN_CHUNK_BYTES)
   let position = 0
+  let sinceTurnBytes = 0
   for (;;) {
     const count = readFully(blob, buffer, position)
     if (count === 0) return
     position += count
     consume(count === buffer.length ? buffer : buffer.subarray(0, count), position)
     position += skip?.(blob.sizeBytes - position) ?? 0
-    // Everything is synchronous, so the parent's going away is seen only between chunks.
+    // Everything is synchronous, so the parent's going away is seen only here.
+    sinceTurnBytes += count
+    if (sinceTurnBytes < TURN_BYTES) continue
+    sinceTurnBytes = 0
     await turn()
   }
 }

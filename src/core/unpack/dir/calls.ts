@@ -16,6 +16,7 @@ import {
   rmdirSync,
   symlinkSync,
   unlinkSync,
+  writeSync,
 } from 'node:fs'
 import * as files from '../../syscalls/files.ts'
 import type {FileTime} from '../../syscalls/files.ts'
@@ -29,6 +30,8 @@ export type DirCalls = {
   linkat(oldDirFd: number, oldName: string, dirFd: number, name: string): void
   readlinkat(dirFd: number, name: string): string
   lchownat(dirFd: number, name: string, uid: number, gid: number): void
+  /** Writes a part of a chunk where the file's last write ended; returns how much, which can be less. */
+  write(fd: number, chunk: Buffer, start: number, length: number): number
   futimens(fd: number, mtime: FileTime): void
   lutimensat(dirFd: number, name: string, mtime: FileTime): void
   /** What plain Node cannot do at all; undefined there. */
@@ -70,6 +73,7 @@ export const nodeCalls: DirCalls = {
     linkSync(nodePath(oldDirFd, oldName), nodePath(dirFd, name)),
   readlinkat: (dirFd, name) => readlinkSync(nodePath(dirFd, name), 'latin1'),
   lchownat: (dirFd, name, uid, gid) => lchownSync(nodePath(dirFd, name), uid, gid),
+  write: (fd, chunk, start, length) => writeSync(fd, chunk, start, length),
   futimens: (fd, mtime) => futimesSync(fd, nodeTime(mtime), nodeTime(mtime)),
   lutimensat: (dirFd, name, mtime) =>
     lutimesSync(nodePath(dirFd, name), nodeTime(mtime), nodeTime(mtime)),

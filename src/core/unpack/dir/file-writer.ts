@@ -1,14 +1,19 @@
 /** The data of one file at a time, holes kept. */
 import {closeSync, ftruncateSync, writeSync} from 'node:fs'
 import type {Segment} from '../archive/entry.ts'
-import {closeQuietly} from './calls.ts'
+import {closeQuietly, type DirCalls} from './calls.ts'
 
 export class FileWriter {
+  private readonly calls: DirCalls
   private openFd = -1
   private segments: Segment[] | undefined
   private segmentIndex = 0
   /** Bytes of the current segment that are written. */
   private segmentBytes = 0
+
+  constructor(calls: DirCalls) {
+    this.calls = calls
+  }
 
   get fd(): number {
     return this.openFd
@@ -28,7 +33,8 @@ export class FileWriter {
 
   write(chunk: Buffer, start: number, end: number): void {
     if (this.segments === undefined) {
-      this.writeAll(chunk, start, end - start, null)
+      let at = start
+      while (at < end) at += this.calls.write(this.openFd, chunk, at, end - at)
       return
     }
     let at = start
@@ -42,7 +48,7 @@ export class FileWriter {
         continue
       }
       const count = Math.min(left, end - at)
-      this.writeAll(chunk, at, count, segment.offset + this.segmentBytes)
+      this.writeAt(chunk, at, count, segment.offset + this.segmentBytes)
       this.segmentBytes += count
       at += count
     }
@@ -64,11 +70,10 @@ export class FileWriter {
     this.openFd = -1
   }
 
-  private writeAll(chunk: Buffer, start: number, length: number, position: number | null): void {
+  private writeAt(chunk: Buffer, start: number, length: number, position: number): void {
     let count = 0
     while (count < length) {
-      const at = position === null ? null : position + count
-      count += writeSync(this.openFd, chunk, start + count, length - count, at)
+      count += writeSync(this.openFd, chunk, start + count, length - count, position + count)
     }
   }
 }

@@ -80,6 +80,11 @@ export class HeldDirectories {
     return directory
   }
 
+  /** What `open` would give for the same path as last time, without anything to prepare. */
+  openedLast(path: string): Directory | undefined {
+    return path === this.latest.path ? this.latest : undefined
+  }
+
   /** Must be told of every directory that is removed, so that its descriptor is not taken for what has its name next. */
   forget(path: string): void {
     const fd = this.held.get(path)

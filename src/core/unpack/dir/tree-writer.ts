@@ -26,6 +26,7 @@ import {
 import {FileWriter} from './file-writer.ts'
 import {type Directory, HeldDirectories, LEAVES_TREE, type Refuse} from './held-directories.ts'
 
+const CREATING = {create: true, follow: true}
 const NEW_FILE = O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY
 const S_IFMT = 0o170000
 const S_IFIFO = 0o010000
@@ -57,7 +58,7 @@ export class TreeWriter {
   private readonly links: {path: string; name: string; offset: number}[] = []
 
   private readonly setter: AttributeSetter
-  private readonly file = new FileWriter()
+  private readonly file: FileWriter
   /** The entry at work. */
   private member: Member | undefined
 
@@ -66,6 +67,7 @@ export class TreeWriter {
     this.rootPath = options.rootPath
     this.linkRule = options.linkRule
     this.warn = options.warn
+    this.file = new FileWriter(options.calls)
     this.setter = new AttributeSetter(options.calls, options.warn)
     this.directories = new HeldDirectories(options.calls, options.rootFd, {
       linkRule: options.linkRule,
@@ -141,11 +143,9 @@ export class TreeWriter {
       return false
     }
     const {parent: parentPath, base} = splitPath(member.path)
-    const parent = this.directories.open(
-      parentPath,
-      {create: true, follow: true},
-      this.refuse(member),
-    )
+    const parent =
+      this.directories.openedLast(parentPath) ??
+      this.directories.open(parentPath, CREATING, this.refuse(member))
     switch (member.kind) {
       case 'file':
         this.createFile(parent, base, member)
@@ -174,10 +174,14 @@ export class TreeWriter {
   }
 
   private createFile(parent: Directory, base: string, member: Member): void {
-    this.replacing(parent, base, member, () => {
-      const fd = this.calls.openat(parent.fd, base, NEW_FILE, member.mode & 0o777)
-      this.file.open(fd, member.segments)
-    })
+    let fd: number
+    try {
+      fd = this.calls.openat(parent.fd, base, NEW_FILE, member.mode & 0o777)
+    } catch (error) {
+      this.makeRoom(error, parent, base, member)
+      fd = this.calls.openat(parent.fd, base, NEW_FILE, member.mode & 0o777)
+    }
+    this.file.open(fd, member.segments)
   }
 
   private finishFile(member: Member): void {
@@ -293,10 +297,15 @@ export class TreeWriter {
   private replacing(parent: Directory, base: string, member: Member, create: () => void): void {
     try {
       create()
-      return
     } catch (error) {
-      if (systemCode(error) !== 'EEXIST') throw error
+      this.makeRoom(error, parent, base, member)
+      create()
     }
+  }
+
+  /** Removes what has a name, when it was that which made `error`; throws the error again otherwise. */
+  private makeRoom(error: unknown, parent: Directory, base: string, member: Member): void {
+    if (systemCode(error) !== 'EEXIST') throw error
     if (this.kindOf(parent, base) === S_IFDIR) {
       const path = join(parent, base)
       try {
@@ -310,7 +319,6 @@ export class TreeWriter {
     } else {
       this.calls.unlinkat(parent.fd, base)
     }
-    create()
   }
 
   /** The type bits of what has this name. */
