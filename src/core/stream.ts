@@ -1,0 +1,78 @@
+/**
+ * What the streaming surface serves, in the words that its service and its door share.
+ *
+ * An image here is a disk image: one file of bytes under an id, read by Range or, when it was published so, in chunks.
+ */
+
+/** What a client may compare a copy with. `modifiedNs` is nanoseconds since the epoch, absent when unknown (before 1970). */
+export type Validators = {etag: string; modifiedNs: bigint | undefined}
+
+/** One image as the list shows it. */
+export type StreamImage = Validators & {
+  id: string
+  name: string
+  description?: string
+  /** Bytes; at most 2^53-1. */
+  size: number
+  isPublic: boolean
+  recommendedChunkSize?: number
+  /** SHA-256 of the whole image in lower-case hex, where it is known. */
+  sha256?: string
+  /** Where it was found: the catalog, the bare directory, or the store's own disks. */
+  origin: 'catalog' | 'directory' | 'store'
+}
+
+/** An entry that is left out of the list, and why. */
+export type StreamProblem = {id: string; reason: string}
+
+/**
+ * An opened regular file that was found inside the root after opening. The descriptor is shared and counted: whoever
+ * got it calls `release` exactly once and never closes it.
+ */
+export type OpenedFile = Validators & {
+  readonly fd: number
+  /** Bytes; at most 2^53-1. */
+  readonly size: number
+  /** Whether the file still has the size and the times it was opened with; false means: promise nothing more of it. */
+  isUnchanged(): boolean
+  release(): void
+}
+
+/** An image found by id; the descriptor opens on demand, so that HEAD and 304 touch no file content. */
+export type FoundImage = StreamImage & {open(): OpenedFile}
+
+/** The flag of an entry that decides how its chunks may be cached. */
+export type FoundChunked = {isPublic: boolean; file: OpenedFile}
+
+/**
+ * The service that the door talks to. All of it is synchronous: a cached lookup is two or three system calls, far
+ * cheaper than a turn through the thread pool.
+ */
+export type Streams = {
+  /**
+   * Every image, in catalog order (bytewise by name without one), and what was left out.
+   *
+   * Errors: catalog_invalid, io_failed.
+   */
+  list(): {images: readonly StreamImage[]; problems: readonly StreamProblem[]}
+  /**
+   * The image with this valid id as it is now, or undefined (unknown, missing, not a regular file, outside the root).
+   *
+   * Errors: catalog_invalid, io_failed.
+   */
+  find(id: string): FoundImage | undefined
+  /**
+   * A manifest (`name` undefined) or one chunk of the chunked form of an image, opened. `version` undefined means the
+   * catalog's version of the image or else the flat layout.
+   *
+   * Errors: catalog_invalid, io_failed.
+   */
+  openChunked(
+    id: string,
+    version: string | undefined,
+    name: string | undefined,
+  ): FoundChunked | undefined
+  /** Versions of the chunked form that exist for an image (the flat layout as ''), for the page and `disk list`. */
+  versions(id: string): readonly string[]
+  close(): void
+}
