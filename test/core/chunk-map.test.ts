@@ -76,7 +76,7 @@ describe('a chunk manifest', () => {
       'chunks[0]': [],
     }))
       for (const value of values)
-        expect(reasonOf({[field]: value}), `${field} ${String(value)}`).to.match(
+        expect(reasonOf({[field]: value}), `${field} ${JSON.stringify(value)}`).to.match(
           new RegExp(`^${field} (is|has)`),
         )
     for (const chunk of [

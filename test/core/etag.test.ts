@@ -67,7 +67,7 @@ describe('an entity tag', () => {
   })
 
   it('is found in any list that was written with it, and only there', () => {
-    const opaque = fc.string({unit: fc.constantFrom(...'ab,*W/'), maxLength: 4})
+    const opaque = fc.string({unit: fc.constantFrom('a', 'b', ',', '*', 'W', '/'), maxLength: 4})
     const tag = fc.tuple(fc.constantFrom('', 'W/', 'w/'), opaque).map(([w, o]) => `${w}"${o}"`)
     const strip = (text: string): string => text.replace(/^w\//i, '')
     fc.assert(

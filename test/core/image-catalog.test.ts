@@ -131,7 +131,7 @@ describe('a catalog', () => {
     }))
       for (const value of values) {
         const reason = problemOf({[field]: value})
-        expect(reason, `${field}: ${String(value)}`).to.include(`field "${field}"`)
+        expect(reason, `${field}: ${JSON.stringify(value)}`).to.include(`field "${field}"`)
         expect(reason).to.have.length.lessThan(600)
       }
   })
