@@ -305,6 +305,6 @@ function absence(error: unknown, path: string): AbsentFile {
   const code = systemCode(error) ?? ''
   if (code === 'ENOENT') return missing
   if (absentCodes.has(code)) return {reason: `${missing.reason} (${code})`}
-  const trouble = fromSystemError(error, path, 'read')
-  return {reason: trouble.message, error: trouble}
+  // The reason may be shown to clients, who need not know the path.
+  return {reason: `it cannot be read (${code})`, error: fromSystemError(error, path, 'read')}
 }
