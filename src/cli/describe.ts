@@ -70,7 +70,7 @@ export function statusLines(status: ImageStatus, now: number): string[] {
   }
   add('source', printable(status.url))
   add('digest', `sha256:${status.digest}`)
-  if (status.kind === 'disk') {
+  if (status.imageKind === 'disk') {
     add('kind', 'disk')
     add('limits', limitsText(status))
   } else {

@@ -93,7 +93,7 @@ export type RunEvent = {
 /** Everything `status` shows about one image on this host. */
 export type ImageStatus = {
   name: ImageName
-  kind: ImageKind
+  imageKind: ImageKind
   state: ImageState
   goal: Goal
   /** Redacted. */

@@ -105,8 +105,8 @@ async function convertImage(
   options: Parameters<Images['convert']>[1],
 ): Promise<{status: ImageStatus; wasChanged: boolean}> {
   const before = await statusOf(images, name)
-  if (before.kind !== 'rootfs')
-    throw fail('wrong_kind', {name, kind: before.kind, needed: 'rootfs'})
+  if (before.imageKind !== 'rootfs')
+    throw fail('wrong_kind', {name, kind: before.imageKind, needed: 'rootfs'})
   if (before.treeBackend === options.backend && ['STORED', 'ACTIVE'].includes(before.state)) {
     return {status: before, wasChanged: false}
   }
@@ -199,8 +199,8 @@ async function runInImage(
 ): Promise<{exitCode: number}> {
   const name = parseImageName(text)
   const status = await statusOf(images, name)
-  if (status.kind !== 'rootfs')
-    throw fail('wrong_kind', {name, kind: status.kind, needed: 'rootfs'})
+  if (status.imageKind !== 'rootfs')
+    throw fail('wrong_kind', {name, kind: status.imageKind, needed: 'rootfs'})
   if (status.state !== 'ACTIVE' || status.isMounted !== true) {
     const image = await getPlaced(images.database.db, images.node, name)
     const run = image && (await getOpenRun(images.database.db, image.id, images.node))

@@ -46,7 +46,7 @@ async function describe(
   const isUp = image.state === 'ACTIVE'
   return {
     name: image.name,
-    kind: image.kind,
+    imageKind: image.kind,
     state: image.state,
     goal: image.goal,
     url: redact(image.url),
