@@ -173,6 +173,10 @@ function buildContexts(
       const {indexTar} = await import('./unpack/unpack.ts')
       return await indexTar(request)
     },
+    makeDisk: async (request) => {
+      const {makeDisk} = await import('./unpack/unpack.ts')
+      return await makeDisk(request)
+    },
     canMountErofs: async () => {
       const support = await erofsSupport(layout.store, false)
       return support.ok ? {isAble: true} : {isAble: false, reason: support.reason}
