@@ -497,6 +497,15 @@ export const errorTable = {
     http: 503,
     grpc: 'unavailable',
   }),
+  serve_failed: row<{reason: string}>({
+    message: (d) => `cannot serve: ${d.reason}`,
+    hint: 'Correct what is named; `imgstore serve --help` lists the flags, docs/serve.md says what they do.',
+    fault: 'host',
+    retry: 'after_fix',
+    exit: 1,
+    http: 500,
+    grpc: 'failed_precondition',
+  }),
   internal: row<{reason: string}>({
     message: (d) => `this is a bug in imgstore: ${d.reason}`,
     hint: 'Please report it with the command and this message.',
