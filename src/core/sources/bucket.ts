@@ -207,7 +207,12 @@ async function putObject(
     await client.send(command, {abortSignal: signal})
     return true
   } catch (error) {
-    if (put.isOnlyNew === true && statusOf(error) === 412) return false
-    throw error
+    const status = put.isOnlyNew === true ? statusOf(error) : undefined
+    if (status === 412) return false
+    if (status !== 501) throw error
+    // The service knows no conditions for writing (OpenStack Swift): asked first is the most that can be done.
+    const head = new HeadObjectCommand({Bucket: name, Key: key})
+    if (await absentAs404(async () => client.send(head, {abortSignal: signal}))) return false
+    return await putObject(client, {name, key, signal}, bytes, {...put, isOnlyNew: false})
   }
 }
