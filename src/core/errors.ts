@@ -222,7 +222,7 @@ export const errorTable = {
     http: 409,
     grpc: 'aborted',
   }),
-  disk_changed: row<{path: string; reason: string}>({
+  file_changed: row<{path: string; reason: string}>({
     message: (d) => `${d.path} changed while it was read: ${d.reason}`,
     hint: 'Nothing was published. Stop whatever writes to it, or publish a copy or a snapshot of it.',
     fault: 'user',

@@ -34,7 +34,13 @@ import type {SettingOrigins, Settings} from './settings.ts'
 import type {Disks} from './streams/disks.ts'
 import {sourceOptionsOf} from './sources/options.ts'
 
-export type {ChunkedProblem, Disks, PublishReport, VerifyChunkedReport} from './streams/disks.ts'
+export type {
+  ChunkedProblem,
+  DiskList,
+  Disks,
+  PublishReport,
+  VerifyChunkedReport,
+} from './streams/disks.ts'
 export type {CleanupItem, CleanupReport} from './maintenance/cleanup.ts'
 export type {DoctorCheck, DoctorReport, DoctorSetting} from './maintenance/doctor.ts'
 export type {VerifyReport} from './maintenance/verify.ts'

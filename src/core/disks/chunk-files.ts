@@ -99,7 +99,7 @@ async function readDigest(
     buffer.fill(0, end, extent.start)
     for (let at = extent.start; at < extent.end;) {
       const {bytesRead} = await file.read(buffer, at, extent.end - at, at)
-      if (bytesRead === 0) throw fail('disk_changed', {path, reason: 'it became shorter'})
+      if (bytesRead === 0) throw fail('file_changed', {path, reason: 'it became shorter'})
       at += bytesRead
       readBytes += bytesRead
     }

@@ -25,10 +25,10 @@ export type RawDisk = {
   /**
    * Reads `length` bytes from `start` on; `buffer` takes them, and belongs to the answer until the caller is done.
    *
-   * Errors: disk_changed when the file ends before; io_failed.
+   * Errors: file_changed when the file ends before; io_failed.
    */
   read(start: number, length: number, buffer: Buffer<ArrayBuffer>): Promise<ReadChunk>
-  /** Errors: disk_changed when the file is no longer what was opened. */
+  /** Errors: file_changed when the file is no longer what was opened. */
   checkUnchanged(): Promise<void>
   close(): Promise<void>
 }
@@ -148,7 +148,7 @@ class FileDisk implements RawDisk {
       } catch (error) {
         throw fromSystemError(error, this.path, 'read')
       }
-      if (count === 0) throw fail('disk_changed', {path: this.path, reason: 'it became shorter'})
+      if (count === 0) throw fail('file_changed', {path: this.path, reason: 'it became shorter'})
       done += count
       this.readBytes += count
     }
@@ -158,13 +158,13 @@ class FileDisk implements RawDisk {
     const now = await this.#file.stat({bigint: true})
     const {size, mtimeNs, ctimeNs} = this.#opened
     if (now.size !== BigInt(size))
-      throw fail('disk_changed', {
+      throw fail('file_changed', {
         path: this.path,
         reason: `it had ${size} bytes and has ${now.size}`,
       })
     // The change time tells also of writes whose modification time was set back.
     if (now.mtimeNs !== mtimeNs || (now.ctimeNs !== ctimeNs && now.nlink > 0n))
-      throw fail('disk_changed', {path: this.path, reason: 'it was written to'})
+      throw fail('file_changed', {path: this.path, reason: 'it was written to'})
   }
 
   async close(): Promise<void> {

@@ -1,17 +1,21 @@
 /** What a person does with disk images as files: publish, verify and list them. */
 import {existsSync} from 'node:fs'
 import {readdir} from 'node:fs/promises'
-import {basename} from 'node:path'
+import {basename, join} from 'node:path'
 import {systemClock} from '../clock.ts'
 import {chunkBounds} from '../chunk-map.ts'
 import {fail, fromSystemError, systemCode} from '../errors.ts'
+import {formatRfc3339} from '../http-date.ts'
+import type {Logger} from '../log.ts'
 import type {Settings} from '../settings.ts'
 import {sourceOptionsOf} from '../sources/options.ts'
+import type {StreamImage, StreamProblem} from '../stream.ts'
 import {isStreamId, streamIdRule} from '../stream-ids.ts'
 import {parseBucketAddress, type BucketAddress} from './bucket-address.ts'
 import type {ChunkTarget} from './chunk-target.ts'
 import {chunkedDir, openLocalTarget} from './local-target.ts'
 import {publishDisk, type PublishReport, type PublishRequest, type VersionWish} from './publish.ts'
+import {openStreams} from './streams.ts'
 import {verifyChunked, type VerifyChunkedReport, type VerifyChunkedOptions} from './verify.ts'
 
 export type {PublishReport} from './publish.ts'
@@ -43,13 +47,31 @@ export type DiskDeps = {
   findInStore?: (name: string) => Promise<ResolvedDisk | undefined>
 }
 
+/** One image as the server lists it; `versions` are those of its chunked form, the flat layout as ''. */
+export type ListedDisk = Omit<StreamImage, 'modifiedNs'> & {
+  /** RFC 3339 in UTC; absent when unknown. */
+  lastModified?: string
+  versions: readonly string[]
+}
+
+export type DiskList = {
+  images: readonly ListedDisk[]
+  /** Images that exist in chunks alone, and are served so. */
+  chunkedOnly: readonly {id: string; versions: readonly string[]}[]
+  problems: readonly StreamProblem[]
+}
+
+export type ListOptions = {imagesRoot: string; log: Logger}
+
 export type Disks = {
+  list(options: ListOptions): Promise<DiskList>
   publish(options: PublishOptions): Promise<PublishReport>
   verify(options: VerifyChunkedOptions): Promise<VerifyChunkedReport>
 }
 
 export function openDisks(settings: Settings, deps: DiskDeps = {}): Disks {
   return {
+    list: (options) => listDisks(options),
     publish: (options) => publish(options, settings, deps),
     verify: (options) => verifyChunked(options, settings),
   }
@@ -66,6 +88,46 @@ export async function resolveDisk(nameOrFile: string, deps: DiskDeps): Promise<R
   const found = await deps.findInStore?.(nameOrFile)
   if (found !== undefined) return found
   throw fail('disk_not_found', {place: nameOrFile, what: 'no file and no disk image of the store'})
+}
+
+/**
+ * The images of a directory as `imgstore serve` would list them.
+ *
+ * Errors: disk_not_found (no such directory), catalog_invalid, permission_denied, io_failed.
+ */
+async function listDisks({imagesRoot, log}: ListOptions): Promise<DiskList> {
+  if (!existsSync(imagesRoot))
+    throw fail('disk_not_found', {place: imagesRoot, what: 'no images directory'})
+  const streams = openStreams({imagesRoot, requireManifest: false, log})
+  try {
+    const {images, problems} = streams.list()
+    const known = new Set([...images, ...problems].map(({id}) => id))
+    const others = (await namesIn(join(imagesRoot, 'chunked'))).filter((id) => !known.has(id))
+    const chunkedOnly = others
+      .filter((id) => isStreamId(id))
+      .map((id) => ({id, versions: streams.versions(id)}))
+      .filter(({versions}) => versions.length > 0)
+    return {
+      images: images.map(({modifiedNs, ...image}) => ({
+        ...image,
+        ...(modifiedNs === undefined ? {} : {lastModified: formatRfc3339(modifiedNs)}),
+        versions: streams.versions(image.id),
+      })),
+      chunkedOnly,
+      problems,
+    }
+  } finally {
+    streams.close()
+  }
+}
+
+async function namesIn(dir: string): Promise<string[]> {
+  try {
+    return (await readdir(dir)).toSorted()
+  } catch (error) {
+    if (['ENOENT', 'ENOTDIR'].includes(systemCode(error) ?? '')) return []
+    throw fromSystemError(error, dir, 'read')
+  }
 }
 
 // Names that an image's directory has for itself.
@@ -142,13 +204,8 @@ function checkChunkSize(chunkSize: number): void {
 
 /** Whether the image has a version by digest already: then the digest is needed before anything is written. */
 async function hasDigestVersion(imagesRoot: string, id: string): Promise<boolean> {
-  const dir = chunkedDir(imagesRoot, id)
-  try {
-    return (await readdir(dir)).some((name) => /^sha256-[0-9a-f]{64}$/.test(name))
-  } catch (error) {
-    if (systemCode(error) === 'ENOENT') return false
-    throw fromSystemError(error, dir, 'read')
-  }
+  const names = await namesIn(chunkedDir(imagesRoot, id))
+  return names.some((name) => /^sha256-[0-9a-f]{64}$/.test(name))
 }
 
 async function openRemote(

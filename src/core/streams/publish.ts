@@ -78,7 +78,7 @@ const bufferBytesMax = 128 * MiB
  * Publishes one disk image.
  *
  * Guarantees: nothing is visible before all of it is there; when interrupted, the same call goes on.
- * Errors: disk_not_found, disk_unfit, disk_changed, disk_taken, disk_busy, wrong_usage, interrupted, no_space,
+ * Errors: disk_not_found, disk_unfit, file_changed, disk_taken, disk_busy, wrong_usage, interrupted, no_space,
  * permission_denied, io_failed; of a bucket those of the network.
  * Cost: one read of the image's data (two for a version by digest where there are others), one hash of all its bytes;
  * memory of a few chunks.
