@@ -321,19 +321,6 @@ export const settingTable = define({
   },
 
   // Disk images
-  imagesRoot: {
-    kind: 'path',
-    default: './images',
-    flag: 'images-root',
-    env: [
-      'IMGSTORE_IMAGES_ROOT',
-      'AERO_STORAGE_IMAGE_ROOT',
-      'AERO_IMAGE_ROOT',
-      'AERO_IMAGE_DIR',
-      'AERO_STORAGE_SERVER_IMAGES_ROOT',
-    ],
-    doc: 'Directory of the disk images that are served, and of their chunks.',
-  },
   chunkSizeBytes: {
     kind: 'bytes',
     default: 4 * MiB,
@@ -381,7 +368,6 @@ export const settingTable = define({
   imagesRoot: {
     kind: 'path',
     default: './images',
-    command: 'serve',
     flag: 'images-root',
     env: ['IMGSTORE_IMAGES_ROOT', 'AERO_STORAGE_IMAGE_ROOT'],
     lenientEnv: ['AERO_IMAGE_ROOT', 'AERO_IMAGE_DIR', 'AERO_STORAGE_SERVER_IMAGES_ROOT'],
@@ -780,7 +766,9 @@ export function resolveSettings(inputs: SettingInputs): ResolvedSettings {
     const found = findValue(key, spec, inputs, env, file, warnings)
     if (found === undefined) {
       values[key] =
-        spec.kind === 'path' && spec.default !== undefined ? resolve(cwd, spec.default) : spec.default
+        spec.kind === 'path' && spec.default !== undefined
+          ? resolve(cwd, spec.default)
+          : spec.default
       origins[key] = 'default'
       continue
     }

@@ -1,3 +1,4 @@
+import type {Interfaces} from '@oclif/core'
 import {BaseCommand} from '../../cli/base-command.ts'
 import {settingFlags} from '../../cli/flags.ts'
 import {fit, formatBytes, printable, table} from '../../cli/print.ts'
@@ -18,7 +19,7 @@ Exit codes: 0 done, 3 some entry is left out, 10 there is no such directory, 1 i
     },
   ]
 
-  static override flags = {...settingFlags(['imagesRoot'])}
+  static override flags: Interfaces.FlagInput = settingFlags(['imagesRoot'])
 
   async run(): Promise<Listed> {
     const {flags} = await this.parse(DiskList)

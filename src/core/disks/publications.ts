@@ -20,13 +20,12 @@ import {
   writeFileSync,
 } from 'node:fs'
 import {join} from 'node:path'
+import type {Digest} from '../digest.ts'
 import {fromSystemError, systemCode} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
+import type {StoreDisk} from '../stream.ts'
 
-/** A disk that is shown to clients. `size` in bytes, `sha256` in lower-case hex over all of them. */
-export type PublishedDisk = {id: string; name: string; path: string; size: number; sha256: string}
-
-type Note = {schema: string; name: string; file: string; size: number; sha256: string}
+type Note = {schema: string; name: string; file: string; size: number; sha256: Digest}
 
 const SCHEMA = 'imgstore.disk.v1'
 const FILE = /^[0-9A-Za-z-]{1,64}\.raw$/
@@ -50,7 +49,7 @@ export function parsePublicationName(
  */
 export function publishDisk(
   dir: string,
-  disk: {name: string; treeId: string; source: string; size: number; sha256: string},
+  disk: {name: string; treeId: string; source: string; size: number; sha256: Digest},
 ): void {
   const file = `${disk.treeId}.raw`
   const note: Note = {
@@ -122,7 +121,7 @@ export function withdrawDisk(dir: string, name: string): boolean {
 }
 
 /** The disk of that name, if it is shown. */
-export function readPublication(dir: string, name: string): PublishedDisk | undefined {
+export function readPublication(dir: string, name: string): StoreDisk | undefined {
   const note = readNote(join(dir, `${name}.json`))
   return note && toDisk(dir, note)
 }
@@ -131,9 +130,9 @@ export function readPublication(dir: string, name: string): PublishedDisk | unde
  * Reads the folder: a function that gives what is shown now, and looks closer only when the folder has changed. A
  * folder that is not there, or a note that cannot be read, shows nothing.
  */
-export function openPublications(dir: string): () => readonly PublishedDisk[] {
+export function openPublications(dir: string): () => readonly StoreDisk[] {
   let seen: string | undefined
-  let disks: readonly PublishedDisk[] = []
+  let disks: readonly StoreDisk[] = []
   return () => {
     const found = statOf(dir)
     const version = found && `${found.dev}:${found.ino}:${found.mtimeNs}`
@@ -147,7 +146,7 @@ export function openPublications(dir: string): () => readonly PublishedDisk[] {
   }
 }
 
-function readAll(dir: string): readonly PublishedDisk[] {
+function readAll(dir: string): readonly StoreDisk[] {
   let names: string[]
   try {
     names = readdirSync(dir)
@@ -163,9 +162,9 @@ function readAll(dir: string): readonly PublishedDisk[] {
     })
 }
 
-function toDisk(dir: string, note: Note): PublishedDisk {
+function toDisk(dir: string, note: Note): StoreDisk {
   const {name, size, sha256} = note
-  return {id: name, name, path: join(dir, note.file), size, sha256}
+  return {id: name, name, isPublic: true, path: join(dir, note.file), size, sha256}
 }
 
 function readNote(path: string): Note | undefined {

@@ -3,6 +3,7 @@ import {existsSync, linkSync, rmdirSync, statSync} from 'node:fs'
 import {join} from 'node:path'
 import type {PlacedImage} from '../db/images.ts'
 import {publishDisk, readPublication, withdrawDisk} from '../disks/publications.ts'
+import type {Digest} from '../digest.ts'
 import {fail, fromSystemError} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
 import {diskFileName, treeIdOf} from '../layout.ts'
@@ -98,7 +99,7 @@ export async function showDisk(images: ImagesContext, image: PlacedImage): Promi
         treeId,
         source: layout.disk(image.name),
         size: disk.sizeBytes,
-        sha256: disk.digest,
+        sha256: disk.digest as Digest,
       })
     },
   })

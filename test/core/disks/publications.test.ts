@@ -16,9 +16,10 @@ import {
   readPublication,
   withdrawDisk,
 } from '../../../src/core/disks/publications.ts'
+import type {Digest} from '../../../src/core/digest.ts'
 import {withTempDir} from '../../support/temp-dir.ts'
 
-const sha256 = 'ab'.repeat(32)
+const sha256 = 'ab'.repeat(32) as Digest
 
 /** A folder for publications, and what shows a disk of these bytes in it. */
 async function withFolder(
