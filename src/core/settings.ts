@@ -870,9 +870,9 @@ export function expectation(spec: SettingSpec): string {
     case 'flag':
       return 'true or false'
     case 'list':
-      return 'values separated by commas'
+      return 'a list, separated by commas'
     case 'address':
-      return 'an address such as 127.0.0.1:8080 or [::1]:8080'
+      return 'a numeric address with a port, such as 127.0.0.1:8080 or [::1]:8080'
     case 'choice':
       return `one of ${spec.choices.join(', ')}`
     case 'count':

@@ -54,9 +54,6 @@ const fixed: ReadonlySet<SettingKey> = new Set<SettingKey>([
   'metricsMaxIds',
   'sender',
   'drainTimeoutMs',
-  'notifySocket',
-  'watchdogUsec',
-  'watchdogPid',
 ])
 
 /**
@@ -207,7 +204,10 @@ function makeReload(
     notifier.send('RELOADING=1', monotonicUsec())
     try {
       const next = o.configure()
-      const {settings, changed, needRestart} = mergeSettings(current, next.settings, fixed)
+      const {settings, changed, needRestart} = mergeSettings(current, next.settings, {
+        fixed,
+        command: 'serve',
+      })
       const isTls = current.tlsCert !== undefined
       if (isTls !== (settings.tlsCert !== undefined))
         throw fail('serve_failed', {reason: 'TLS cannot be switched on or off without a restart'})
