@@ -124,12 +124,9 @@ class Transfer {
       this.#isWriting = false
       this.#job.writingBytes = 0
       if (!error) this.#job.sentBytes += length
-      this.#buffers.push(buffer)
-      if (this.#isClosed) {
-        this.#settle()
-        return
-      }
-      if (error) return
+      if (this.#isClosed) giveBuffer(buffer)
+      else this.#buffers.push(buffer)
+      if (this.#isClosed || error) return
       // A read that waited for a buffer begins before the next write, so that both are under way at once.
       if (!this.#isReading && !this.#filled) this.#read()
       this.#write()
@@ -140,9 +137,13 @@ class Transfer {
     else this.#read()
   }
 
-  /** Ends the job once the response is closed and neither a read nor a write is under way. */
+  /**
+   * Ends the job once the response is closed and no read is under way. A write may never call back: node:http keeps
+   * what was written to a connection that is going down, or to a response that waited for its turn on one. Its buffer is
+   * left to the garbage collector then.
+   */
   #settle(): void {
-    if (this.#isFinished || !this.#isClosed || this.#isReading || this.#isWriting) return
+    if (this.#isFinished || !this.#isClosed || this.#isReading) return
     this.#isFinished = true
     if (this.#filled) giveBuffer(this.#filled)
     for (const buffer of this.#buffers.splice(0)) giveBuffer(buffer)
