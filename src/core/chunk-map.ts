@@ -255,8 +255,7 @@ function isInteger(value: unknown): value is number {
 function show(value: unknown): string {
   if (value === undefined) return 'missing'
   if (typeof value === 'symbol') return 'not an integer'
-  if (typeof value === 'string') return quote(value)
-  if (typeof value === 'object' && value !== null)
-    return Array.isArray(value) ? 'an array' : 'an object'
-  return String(value)
+  if (Array.isArray(value)) return 'an array'
+  if (isFields(value)) return 'an object'
+  return typeof value === 'string' ? quote(value) : JSON.stringify(value)
 }

@@ -47,6 +47,8 @@ export type {
 export type {Runs} from './images/history.ts'
 export {hasSocketCalls, send, sendfile, WOULD_BLOCK} from './syscalls/sendfile.ts'
 export type {WorkOptions} from './images/work.ts'
+// Serving a plain directory needs no store, so this one service opens by itself.
+export {openStreams, type StreamsOptions} from './streams/streams.ts'
 
 export type OpenStoreOptions = {
   settings: Settings
