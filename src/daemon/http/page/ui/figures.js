@@ -62,10 +62,12 @@ export function quantile(values, part) {
  * @param {number} [countMax] how many steps there may be
  */
 export function ticks(max, countMax = 4) {
-  const rough = (max > 0 && Number.isFinite(max) ? max : 1) / countMax
+  // An axis of nothing has a length all the same.
+  const length = max > 1e-9 && Number.isFinite(max) ? max : 1
+  const rough = length / countMax
   const power = 10 ** Math.floor(Math.log10(rough))
   const step = power * ([1, 2, 2.5, 5, 10].find((factor) => factor * power >= rough) ?? 10)
-  const count = Math.max(1, Math.ceil((max > 0 ? max : 1) / step - 1e-9))
+  const count = Math.ceil(length / step - 1e-9)
   return Array.from({length: count + 1}, (_, index) => Number((index * step).toPrecision(12)))
 }
 

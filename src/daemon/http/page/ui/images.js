@@ -119,35 +119,47 @@ function makeItem(image, manner, onProve) {
 }
 
 /** @param {Image} image */
-function makeFacts(image) {
-  const exact = `${formatCount(image.size_bytes)} bytes`
-  const human = formatBytes(image.size_bytes)
-  const state = make(
-    'span',
-    {class: image.public ? 'state' : 'state private'},
-    image.public ? 'public' : 'private',
-  )
-  const facts = [
-    fact('State', state, ` ${origins[image.origin]}`),
-    fact('Size', make('strong', {}, human), human === exact ? '' : ` ${exact}`),
-    fact('ETag', make('code', {}, image.etag)),
-  ]
-  if (image.modified_ms !== undefined) {
-    const iso = new Date(image.modified_ms).toISOString()
-    const short = `${iso.slice(0, 10)} ${iso.slice(11, 16)} UTC`
-    facts.push(fact('Changed', make('time', {datetime: iso}, short)))
-  }
-  if (image.sha256 !== undefined) facts.push(fact('SHA-256', make('code', {}, image.sha256)))
+function makeFacts({size_bytes: bytes, public: isPublic, origin, modified_ms: ms, ...image}) {
+  const exact = `${formatCount(bytes)} bytes`
+  const human = formatBytes(bytes)
+  const word = isPublic ? 'public' : 'private'
   const versions = image.versions.map((version) => make('code', {}, versionName(version)))
-  facts.push(fact('Chunks', ...(versions.length > 0 ? versions : ['none'])))
+  const facts = [
+    fact('State', make('span', {class: `state ${word}`}, word), small(origins[origin])),
+    fact('Size', human, ...(human === exact ? [] : [small(exact)])),
+    fact('Chunks', ...(versions.length > 0 ? versions : ['none'])),
+  ]
+  if (ms !== undefined) {
+    const iso = new Date(ms).toISOString()
+    const time = make('time', {datetime: iso}, iso.slice(0, 10), small(`${iso.slice(11, 16)} UTC`))
+    facts.push(fact('Changed', time))
+  }
+  facts.push(long('ETag', image.etag))
+  if (image.sha256 !== undefined) facts.push(long('SHA-256', image.sha256))
   return make('dl', {class: 'facts'}, ...facts)
 }
+
+/** @param {string} text */
+const small = (text) => make('small', {}, ` ${text}`)
 
 /**
  * @param {string} name
  * @param {(Node | string)[]} value
  */
 const fact = (name, ...value) => make('div', {}, make('dt', {}, name), make('dd', {}, ...value))
+
+/** Longer facts get a line of their own. */
+const wideFrom = 40
+
+/**
+ * @param {string} name
+ * @param {string} text
+ */
+function long(name, text) {
+  const item = fact(name, make('code', {}, text))
+  item.className = text.length > wideFrom ? 'wide' : 'long'
+  return item
+}
 
 /**
  * @param {Image} image

@@ -93,7 +93,8 @@ export function chunkUrl(manifestUrl, {chunkIndexWidth}, index) {
 
 /**
  * Chooses what to read next: first the start of the image, then its end by a suffix range, then places at random.
- * With digests every read is one whole chunk, in turn by range and by its own URL.
+ * With a manifest every read is one whole chunk, in turn by range and by its own URL, and each chunk is read once before
+ * any is read again.
  *
  * @param {object} o
  * @param {number} o.size of the image, more than 0
@@ -103,7 +104,7 @@ export function chunkUrl(manifestUrl, {chunkIndexWidth}, index) {
  * @returns {(index: number) => Read}
  */
 export function makePicker({size, manifest, readBytes, random}) {
-  if (manifest) return (index) => pickChunk(size, manifest, index, random)
+  if (manifest) return makeChunkPicker(size, manifest, random)
   const length = Math.min(size, readBytes)
   return (index) => {
     if (index === 0) return {by: 'range', start: 0, end: length - 1}
@@ -116,26 +117,46 @@ export function makePicker({size, manifest, readBytes, random}) {
 /**
  * @param {number} size
  * @param {Manifest} manifest
- * @param {number} index
  * @param {() => number} random
- * @returns {Read}
+ * @returns {(index: number) => Read}
  */
-function pickChunk(size, manifest, index, random) {
-  const last = manifest.chunkCount - 1
-  const chunk = index === 0 ? 0 : index === 1 ? last : Math.floor(random() * (last + 1))
-  const {start, end} = chunkRange(manifest, chunk)
-  const sha256 = manifest.digests?.[chunk]
+function makeChunkPicker(size, manifest, random) {
+  const {chunkCount, digests} = manifest
+  const order = shuffled(chunkCount, random)
   // A chunked form of another size than the image (an expanded qcow2, say) has other bytes at the same places.
   const isSameDisk = size === manifest.totalSize
-  const isByRange = isSameDisk && (index === 1 || index % 2 === 0)
-  return {
-    by: isByRange ? 'range' : 'chunk',
-    start,
-    end,
-    chunk,
-    ...(sha256 !== undefined && {sha256}),
-    ...(isByRange && index === 1 && {isSuffix: true}),
+  return (index) => {
+    const pass = Math.floor(index / chunkCount)
+    const place = index % chunkCount
+    const chunk = order[place] ?? 0
+    const sha256 = digests?.[chunk]
+    const isByRange = isSameDisk && (place + pass) % 2 === 1
+    return {
+      by: isByRange ? 'range' : 'chunk',
+      ...chunkRange(manifest, chunk),
+      chunk,
+      ...(sha256 !== undefined && {sha256}),
+      ...(isByRange && chunk === chunkCount - 1 && {isSuffix: true}),
+    }
   }
+}
+
+/**
+ * 0 … count-1: the first, the last, then the others in some order.
+ *
+ * @param {number} count
+ * @param {() => number} random
+ */
+function shuffled(count, random) {
+  const order = Array.from({length: count}, (_, index) => index)
+  const swap = (/** @type {number} */ a, /** @type {number} */ b) => {
+    const kept = order[a] ?? 0
+    order[a] = order[b] ?? 0
+    order[b] = kept
+  }
+  if (count > 1) swap(1, count - 1)
+  for (let left = count - 1; left > 2; left--) swap(left, 2 + Math.floor(random() * (left - 1)))
+  return order
 }
 
 /**

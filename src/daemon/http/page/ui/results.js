@@ -124,9 +124,9 @@ export class Results {
       ['Wrong or failed', formatCount(faults), faults > 0 ? 'bad' : ''],
       ['Read', formatBytes(bytes)],
       ['Throughput', formatRate(rate)],
-      ['First byte, median', orDash(quantile(first, 0.5))],
-      ['Whole, median', orDash(quantile(whole, 0.5))],
-      ['Whole, 99 %', orDash(quantile(whole, 0.99))],
+      ['First byte', orDash(quantile(first, 0.5))],
+      ['Whole read', orDash(quantile(whole, 0.5))],
+      ['99 % within', orDash(quantile(whole, 0.99))],
     ]
     if (retries > 0) figures.push(['Retries', formatCount(retries)])
     byId('proof-figures', HTMLElement).replaceChildren(
