@@ -404,6 +404,25 @@ export const errorTable = {
     http: 504,
     grpc: 'deadline_exceeded',
   }),
+  // disk images
+  catalog_invalid: row<{path: string; reason: string}>({
+    message: (d) => `the catalog ${d.path} cannot be used: ${printable(d.reason)}`,
+    hint: 'Correct the file; it is read again at the next request, without a restart.',
+    fault: 'host',
+    retry: 'after_fix',
+    exit: 15,
+    http: 500,
+    grpc: 'failed_precondition',
+  }),
+  disk_changed: row<{id: string}>({
+    message: (d) => `disk image ${quote(d.id)} was changed at the moment it was opened`,
+    hint: 'Ask again: the answer is then about the new version.',
+    fault: 'host',
+    retry: 'backoff',
+    exit: 11,
+    http: 503,
+    grpc: 'unavailable',
+  }),
   interrupted: row<{what: string}>({
     message: (d) => `${d.what} was interrupted`,
     hint: 'Nothing is lost: the next worker, or the same command again, goes on from here.',
@@ -459,6 +478,15 @@ export const errorTable = {
     exit: 11,
     http: 503,
     grpc: 'unavailable',
+  }),
+  serve_failed: row<{reason: string}>({
+    message: (d) => `cannot serve: ${d.reason}`,
+    hint: 'Correct what is named; `imgstore serve --help` lists the flags, docs/serve.md says what they do.',
+    fault: 'host',
+    retry: 'after_fix',
+    exit: 1,
+    http: 500,
+    grpc: 'failed_precondition',
   }),
   internal: row<{reason: string}>({
     message: (d) => `this is a bug in imgstore: ${d.reason}`,

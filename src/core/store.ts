@@ -46,6 +46,8 @@ export type {
 } from './images/images.ts'
 export type {Runs} from './images/history.ts'
 export type {WorkOptions} from './images/work.ts'
+// Serving a plain directory needs no store, so this one service opens by itself.
+export {openStreams, type StreamsOptions} from './streams/streams.ts'
 
 export type OpenStoreOptions = {
   settings: Settings
