@@ -9,19 +9,26 @@
  * | `/ui/status.json` | counters of the server; asked for every second               |
  * | `/ui/images.json` | the images, with where they were found and their versions    |
  */
+import type {IncomingMessage, ServerResponse} from 'node:http'
 import type {StreamImage, Streams} from '../../../core/stream.ts'
 import {makeAsset, readAssets, type Asset} from './assets.ts'
 
-/** What the server says of its work so far. Totals count from its start. */
+/** What the server says of itself; totals count from its start. */
 export type PageFigures = {
   inFlight: number
+  /** 0: without limit. */
   inFlightMax: number
-  /** Responses of any kind. */
-  requests: number
+  requestsTotal: number
   /** Answered 429. */
-  refused: number
+  refusedTotal: number
   /** Body bytes that really went out. */
-  bytesSent: number
+  sentBytesTotal: number
+  /** Longest range that is answered. */
+  maxRangeBytes: number
+  /** Whether an answer with a whole image is refused. */
+  requiresRange: boolean
+  /** Whether private images are given out for a lease only. */
+  needsLease: boolean
 }
 
 export type PageOptions = {
@@ -30,12 +37,6 @@ export type PageOptions = {
   figures: () => PageFigures
   /** Of this program. */
   version: string
-  /** Longest range that is answered, in bytes. */
-  maxRangeBytes: number
-  /** Whether an answer with a whole image is refused. */
-  requiresRange: boolean
-  /** Whether private images are given out for a lease only. */
-  needsLease: boolean
 }
 
 /** `path` is the raw path, without the query. */
@@ -55,6 +56,8 @@ export type PageAnswer = {
 export type Page = {
   /** The answer, or undefined where the page has nothing to say to this request. Never throws for what a client sent. */
   answer(request: PageRequest): PageAnswer | undefined
+  /** The same, written as the response; false where the page has nothing to say. */
+  handle(o: {path: string; request: IncomingMessage; response: ServerResponse}): boolean
 }
 
 /** A page that is open for hours asks again and again, and many may be open: the list is made at most this often. */
@@ -71,7 +74,13 @@ export function openPage(o: PageOptions): Page {
     if (!listed || nowMs - listed.atMs > listEveryMs) listed = {...listImages(o), atMs: nowMs}
     return listed
   }
-  return {
+  const page: Page = {
+    handle({path, request, response}) {
+      const answer = page.answer({method: request.method ?? '', path, headers: request.headers})
+      if (!answer) return false
+      response.writeHead(answer.status, answer.headers).end(answer.body)
+      return true
+    },
     answer(request) {
       if (request.method !== 'GET' && request.method !== 'HEAD') return undefined
       switch (request.path) {
@@ -91,6 +100,7 @@ export function openPage(o: PageOptions): Page {
       }
     },
   }
+  return page
 }
 
 /** Whether `Accept` names HTML itself; a program's `*` `/*` does not ask for a page. */
@@ -155,24 +165,18 @@ function reply(
   }
 }
 
-function status({
-  figures,
-  version,
-  maxRangeBytes,
-  requiresRange,
-  needsLease,
-}: PageOptions): unknown {
-  const {inFlight, inFlightMax, requests, refused, bytesSent} = figures()
+function status({figures, version}: PageOptions): unknown {
+  const now = figures()
   return {
     version,
-    max_range_bytes: maxRangeBytes,
-    requires_range: requiresRange,
-    needs_lease: needsLease,
-    in_flight: inFlight,
-    in_flight_max: inFlightMax,
-    requests_total: requests,
-    refused_total: refused,
-    sent_bytes_total: bytesSent,
+    max_range_bytes: now.maxRangeBytes,
+    requires_range: now.requiresRange,
+    needs_lease: now.needsLease,
+    in_flight: now.inFlight,
+    in_flight_max: now.inFlightMax,
+    requests_total: now.requestsTotal,
+    refused_total: now.refusedTotal,
+    sent_bytes_total: now.sentBytesTotal,
   }
 }
 

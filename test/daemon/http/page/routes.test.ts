@@ -19,15 +19,21 @@ function options(o: Partial<PageOptions> = {}): PageOptions {
     streams: {
       list: () => ({
         images: [image],
-        problems: [{id: 'broken', reason: '/srv/images/broken: gone'}],
+        problems: [{id: 'broken', reason: '/srv/images/broken: gone', kind: 'file'}],
       }),
       versions: (id) => (id === 'disk' ? ['', 'r3'] : []),
     },
-    figures: () => ({inFlight: 2, inFlightMax: 64, requests: 10, refused: 1, bytesSent: 12345}),
+    figures: () => ({
+      inFlight: 2,
+      inFlightMax: 64,
+      requestsTotal: 10,
+      refusedTotal: 1,
+      sentBytesTotal: 12345,
+      maxRangeBytes: 8 << 20,
+      requiresRange: false,
+      needsLease: true,
+    }),
     version: '1.2.3',
-    maxRangeBytes: 8 << 20,
-    requiresRange: false,
-    needsLease: true,
     ...o,
   }
 }

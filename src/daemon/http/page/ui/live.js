@@ -7,7 +7,7 @@
  * @property {boolean} requires_range
  * @property {boolean} needs_lease
  * @property {number} in_flight
- * @property {number} in_flight_max
+ * @property {number} in_flight_max 0: without limit
  * @property {number} requests_total
  * @property {number} refused_total
  * @property {number} sent_bytes_total
@@ -73,7 +73,8 @@ function show(status) {
 
   setText(byId('rate', HTMLElement), rate === undefined ? '–' : formatRate(rate))
   setText(byId('in-flight', HTMLElement), formatCount(status.in_flight))
-  setText(byId('in-flight-max', HTMLElement), `of ${formatCount(status.in_flight_max)}`)
+  const most = status.in_flight_max
+  setText(byId('in-flight-max', HTMLElement), most === 0 ? '' : `of ${formatCount(most)}`)
   setText(byId('sent', HTMLElement), formatBytes(bytes))
   setText(byId('requests', HTMLElement), formatCount(status.requests_total))
   setText(byId('refused', HTMLElement), formatCount(status.refused_total))

@@ -183,13 +183,21 @@ async function makeTarget(image, signal) {
 }
 
 /**
+ * Whether a person has a lease already, rather than a token to ask for one with.
+ *
+ * @param {string} text
+ */
+const isLease = (text) => /^v1\.[\w-]+\.[\w-]+$/.test(text)
+
+/**
  * The address of a private image that works for some minutes.
  *
  * @param {string} url of the image
  * @param {AbortSignal} signal
  */
 async function askLease(url, signal) {
-  const token = byId('proof-token', HTMLInputElement).value
+  const token = byId('proof-token', HTMLInputElement).value.trim()
+  if (isLease(token)) return `${url}?cap=${token}`
   const headers = token === '' ? undefined : {authorization: `Bearer ${token}`}
   const response = await fetch(`${url}/lease`, {
     method: 'POST',
@@ -198,6 +206,8 @@ async function askLease(url, signal) {
   })
   if (response.status === 401 || response.status === 403)
     throw new Error('This image needs a lease, and the token does not get one.')
+  if (response.status === 404)
+    throw new Error('This server gives out no leases itself: enter one that you have.')
   if (!response.ok) throw new Error(`The lease failed: answer ${response.status}.`)
   /** @type {unknown} */
   const json = await response.json()
