@@ -39,8 +39,11 @@ function settingFlag(key: SettingKey, helpGroup?: string): [string, SettingFlag]
     const options = [...spec.choices]
     return [name, Flags.string({...common, options, hidden: spec.isHidden === true})]
   }
-  if (spec.kind === 'list')
-    return [name, Flags.string({...common, helpValue: '<value>...', multiple: true})]
+  if (spec.kind === 'list') {
+    const flag = Flags.string({...common, helpValue: '<value>...', multiple: true})
+    // Its value is a list, whatever this type says; `settingValues` takes it for one.
+    return [name, flag as unknown as Interfaces.OptionFlag<string | undefined>]
+  }
   const isHidden = spec.isHidden === true
   return [name, Flags.string({...common, helpValue: helpValues[spec.kind], hidden: isHidden})]
 }

@@ -6,7 +6,7 @@ import {existsSync, readFileSync} from 'node:fs'
 import {dirname, join, resolve} from 'node:path'
 import {fail, printable} from './errors.ts'
 import {backends} from './image.ts'
-import {GiB, TiB, profiles} from './limits.ts'
+import {GiB, MiB, TiB, profiles} from './limits.ts'
 import {logLevels} from './log.ts'
 import {
   formatValue,

@@ -24,6 +24,8 @@ export class Connection {
   idleSince: number
   /** The socket that carries HTTP: over TLS another than the one below it. */
   surface: Socket
+  /** Set where HTTP/2 is spoken. */
+  session: {close(): void} | undefined
   seenBytes = 0
   seenAt: number
 
@@ -90,9 +92,11 @@ export class Connections {
   }
 
   /** Connects an HTTP/2 session, by the peer of its socket. */
-  addSession(session: object, socket: Socket): void {
+  addSession(session: {close(): void}, socket: Socket): void {
     const connection = this.#byPeer.get(peerOf(socket))
-    if (connection) this.#bySocket.set(session, connection)
+    if (!connection) return
+    connection.session = session
+    this.#bySocket.set(session, connection)
   }
 
   of(socketOrSession: object): Connection | undefined {
@@ -103,6 +107,8 @@ export class Connections {
   end(o: {which: 'idle' | 'all'}): void {
     for (const connection of this.#open) {
       if (o.which === 'all') connection.socket.destroy()
+      // Tells the client to open no further stream, and ends with the last one.
+      else if (connection.session) connection.session.close()
       else if (isIdle(connection)) connection.surface.destroySoon()
     }
   }
