@@ -16,7 +16,7 @@ export function formatBytes(bytes) {
     unit++
   }
   if (unit === 0) return value === 1 ? '1 byte' : `${formatCount(value)} bytes`
-  return `${significant(value)} ${units[unit] ?? ''}`
+  return `${significant(value, 3)} ${units[unit] ?? ''}`
 }
 
 /** @param {number} bytesPerSecond */
@@ -38,10 +38,13 @@ export function formatMs(ms) {
   return ms < 999.5 ? `${significant(ms)} ms` : `${significant(ms / 1000)} s`
 }
 
-/** @param {number} value */
-function significant(value) {
+/**
+ * @param {number} value
+ * @param {number} [digits] how many there are below 10
+ */
+function significant(value, digits = 2) {
   if (value >= 99.95) return formatCount(Math.round(value))
-  return String(Number(value.toPrecision(value < 0.095 ? 1 : value < 9.95 ? 2 : 3)))
+  return String(Number(value.toPrecision(value < 0.095 ? 1 : value < 9.95 ? digits : 3)))
 }
 
 /**

@@ -99,7 +99,7 @@ function plot(nowMs, rate) {
       format: (value) => (value === windowSeconds ? 'now' : `−${windowSeconds - value} s`),
       label: '',
     },
-    y: {ticks: byteTicks(Math.max(most, 1024), 3), format: formatBytes, label: ''},
+    y: {ticks: byteTicks(Math.max(most, 1024), 3), format: formatRate, label: ''},
     line,
   })
 }

@@ -8,7 +8,7 @@ import {filterImages, showImages} from './images.js'
 import {startLive} from './live.js'
 import {chooseImage, offerImages, server, startViewer} from './viewer.js'
 
-const listEveryMs = 5000
+const listEveryMs = 3000
 
 /** @type {Manner} */
 let manner = {requiresRange: false, needsLease: false}

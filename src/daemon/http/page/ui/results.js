@@ -180,7 +180,7 @@ export class Results {
       text: `Throughput over time: ${formatRate(rate)} on average, ${formatRate(most)} at most`,
       height: 220,
       x: this.#timeAxis(),
-      y: {ticks: byteTicks(most), format: formatBytes, label: ''},
+      y: {ticks: byteTicks(most), format: formatRate, label: ''},
       line: rates.flatMap((y, index) => [
         {x: (index * bucketMs) / 1000, y},
         {x: Math.min((index + 1) * bucketMs, endMs) / 1000, y},

@@ -77,9 +77,9 @@ function showChoices() {
   const chosen = select('proof-check').value
   const versions = image?.versions ?? []
   const options = versions.map((version) =>
-    make('option', {value: `v${version}`}, `digests of chunks, ${versionName(version)}`),
+    make('option', {value: `v${version}`}, `chunk digests, ${versionName(version)}`),
   )
-  options.push(make('option', {value: plainValue}, 'the headers and lengths only'))
+  options.push(make('option', {value: plainValue}, 'headers and lengths'))
   select('proof-check').replaceChildren(...options)
   if (options.some(({value}) => value === chosen) && chosen !== plainValue)
     select('proof-check').value = chosen
