@@ -41,6 +41,7 @@ export default class Serve extends BaseCommand {
         'resourcePolicy',
         'corsPreflightMaxAgeSecs',
         'publicCacheMaxAgeSecs',
+        'page',
       ],
       'BROWSERS AND CACHES',
     ),

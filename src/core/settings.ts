@@ -468,6 +468,14 @@ export const settingTable = define({
     lenientEnv: ['AERO_STORAGE_REQUIRE_RANGE'],
     doc: 'Refuse to send a whole image: a GET without a range gets 416.',
   },
+  page: {
+    kind: 'flag',
+    default: true,
+    command: 'serve',
+    flag: 'page',
+    env: ['IMGSTORE_PAGE'],
+    doc: 'Show a page with the images to who opens / in a browser. `--no-page`: the API alone.',
+  },
   disableMetrics: {
     kind: 'flag',
     default: false,
