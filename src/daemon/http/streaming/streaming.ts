@@ -47,7 +47,7 @@ export async function openStreaming(o: StreamingOptions): Promise<Streaming> {
   const {settings, log} = o
   const options = doorOptions(settings)
   const tls = readTls(settings)
-  const {name, sender} = await chooseSender(settings.sender)
+  const {name, sender} = chooseSender(settings.sender)
   const permits = new Permits(permitLimits(settings))
   let server: StreamingServer | undefined
   const metrics = makeMetrics({
