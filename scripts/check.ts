@@ -16,6 +16,7 @@ const steps: Step[] = [
     command:
       'tsc -p tsconfig.test.json --noEmit --incremental --tsBuildInfoFile .cache/types.tsbuildinfo',
   },
+  {name: 'types of the page', command: 'tsc -p src/daemon/http/page/ui'},
   {
     name: 'format',
     command:

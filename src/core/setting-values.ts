@@ -73,7 +73,7 @@ function isAddress(text: string): boolean {
 }
 
 function parseCount(raw: unknown): number | undefined {
-  return typeof raw === 'string' && /^\d{1,15}$/.test(raw) ? Number(raw) : undefined
+  return typeof raw === 'string' && /^\d{1,16}$/.test(raw) ? Number(raw) : undefined
 }
 
 const byteUnits = new Map([

@@ -43,6 +43,7 @@ describe('the commands', () => {
       'run',
       'runs list',
       'runs show',
+      'serve',
       'status',
       'verify',
       'worker',

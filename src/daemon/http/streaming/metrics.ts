@@ -60,6 +60,8 @@ export type Metrics = {
   countStoreError(kind: StoreErrorKind): void
   countRejection(reason: Rejection): void
   countAbort(): void
+  /** A few sums, without a scrape. */
+  totals(): {requests: number; sentBytes: number; refused: number}
   /** The answer to GET /metrics. */
   render(): Promise<string>
   close(): void
@@ -91,6 +93,7 @@ export function makeMetrics(o: MetricsOptions): Metrics {
     requestsOf(routeOf(label), 0).status(200)
 
   const images = new Map<string, {value: number}>([[otherImages, {value: 0}]])
+  let requestCount = 0
   let sentBytes = 0
   let aborts = 0
   const ranges = {valid: {value: 0}, invalid: {value: 0}}
@@ -107,6 +110,7 @@ export function makeMetrics(o: MetricsOptions): Metrics {
     countRequest: (route, method, status, seconds) => {
       const counts = requestsOf(route, methodIndexes.get(method) ?? methodLabels.length - 1)
       counts.status(status).value++
+      requestCount++
       counts.durations.observe(seconds)
     },
     countBytes: (imageId, bytes) => {
@@ -124,6 +128,7 @@ export function makeMetrics(o: MetricsOptions): Metrics {
     countStoreError: (kind) => void storeErrors[kind].value++,
     countRejection: (reason) => void rejections[reason].value++,
     countAbort: () => void aborts++,
+    totals: () => ({requests: requestCount, sentBytes, refused: rejections.in_flight.value}),
     render: async () => {
       const own = await renderOwn()
       return [

@@ -1,10 +1,10 @@
 /** The streaming surface as one thing: opened with settings, reloaded with others, closed. */
 import type {Settings} from '../../../core/settings.ts'
 import type {Streams} from '../../../core/stream.ts'
+import {openPage, type PageFigures} from '../page/routes.ts'
 import type {ServeLog} from './access-log.ts'
 import {chooseSender} from './choose-sender.ts'
 import type {BareAnswer} from './client-error.ts'
-import type {Page} from './context.ts'
 import {makeDoor, type Door} from './door.ts'
 import {makeMetrics} from './metrics.ts'
 import {doorOptions, logFilterOf, readTls, serverLimits} from './options.ts'
@@ -36,7 +36,6 @@ export type StreamingOptions = {
   version: string
   /** Log lines that were lost, for the metrics. */
   linesLost?: () => number
-  page?: Page
 }
 
 /**
@@ -48,7 +47,7 @@ export async function openStreaming(o: StreamingOptions): Promise<Streaming> {
   const {settings, log} = o
   const options = doorOptions(settings)
   const tls = readTls(settings)
-  const {name, sender} = await chooseSender(settings.sender)
+  const {name, sender} = chooseSender(settings.sender)
   const permits = new Permits(permitLimits(settings))
   let server: StreamingServer | undefined
   const metrics = makeMetrics({
@@ -62,7 +61,10 @@ export async function openStreaming(o: StreamingOptions): Promise<Streaming> {
       logLinesLost: o.linesLost?.() ?? 0,
     }),
   })
-  const door = makeDoor({options, streams: o.streams, permits, metrics, log, sender, page: o.page})
+  const page = settings.page
+    ? openPage({streams: o.streams, version: o.version, figures: () => figuresOf(door)})
+    : undefined
+  const door: Door = makeDoor({options, streams: o.streams, permits, metrics, log, sender, page})
   try {
     server = await startStreamingServer({
       address: splitAddress(settings.listenAddr),
@@ -100,6 +102,21 @@ export async function openStreaming(o: StreamingOptions): Promise<Streaming> {
       metrics.close()
       return isClean
     },
+  }
+}
+
+/** What the page shows. */
+function figuresOf({options, permits, metrics}: Door): PageFigures {
+  const {requests, refused, sentBytes} = metrics.totals()
+  return {
+    inFlight: permits.inFlight,
+    inFlightMax: permits.max,
+    requestsTotal: requests,
+    refusedTotal: refused,
+    sentBytesTotal: sentBytes,
+    maxRangeBytes: options.policy.maxRangeBytes,
+    requiresRange: options.policy.requireRange,
+    needsLease: options.leases !== undefined,
   }
 }
 
