@@ -1,3 +1,4 @@
+import type {Interfaces} from '@oclif/core'
 import {BaseCommand} from '../../cli/base-command.ts'
 import {settingFlags} from '../../cli/flags.ts'
 import {fit, formatBytes, printable, table} from '../../cli/print.ts'
@@ -8,7 +9,7 @@ export default class DiskList extends BaseCommand {
   static override summary = 'List the disk images of a directory as they would be served.'
   static override description = `With their sizes, ETags and the versions of their chunked form. What is left out is named with the reason. With --quiet, only their ids.
 
-Exit codes: 0 done, 3 some entry is left out, 10 there is no such directory, 1 its catalog is invalid.`
+Exit codes: 0 done, 3 some entry is left out, 10 there is no such directory, 15 its catalog is invalid.`
   static override usage = 'disk list [flags]'
   static override examples = [
     {description: 'List ./images.', command: '<%= config.bin %> disk list'},
@@ -18,7 +19,7 @@ Exit codes: 0 done, 3 some entry is left out, 10 there is no such directory, 1 i
     },
   ]
 
-  static override flags = {...settingFlags(['imagesRoot'])}
+  static override flags: Interfaces.FlagInput = settingFlags(['imagesRoot']) as Interfaces.FlagInput
 
   async run(): Promise<Listed> {
     const {flags} = await this.parse(DiskList)
