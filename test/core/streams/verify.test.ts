@@ -69,7 +69,7 @@ class ChunkServer {
 describe('verifying a chunked disk image', () => {
   let dir = ''
   let place = ''
-  before(async () => {
+  before(() => {
     dir = mkdtempSync(join(tmpdir(), 'imgstore-test-'))
     makeDisk(join(dir, 'd.img'), 10_240, [{at: 0, bytes: randomBytesOf(5000)}])
   })
