@@ -28,8 +28,8 @@ const bigintOrNothing = {bigint: true, throwIfNoEntry: false} as const
 
 /** Paths whose check is remembered; past that the oldest are checked again. */
 const knownMax = 65_536
-/** How often descriptors that nobody used meanwhile are closed, so that a removed image gives its space back. */
-const idleCheckMs = 10_000
+/** A removed image gives its space back when its descriptor is closed: after once to twice this. */
+const defaultIdleCheckMs = 10_000
 
 /** A regular file at a permitted place, as it was when it was last looked at. */
 export type KnownFile = Validators & {
@@ -69,11 +69,14 @@ export type FilesOptions = {
   root: string | undefined
   /** Descriptors kept open for files that nobody reads at the moment, and those in use. */
   openMax: number
+  /** How often what nobody used meanwhile is closed. Default 10 s. */
+  idleCheckMs?: number
 }
 
 export class Files {
   readonly #prefix: Buffer | undefined
   readonly #openMax: number
+  readonly #idleCheckMs: number
   readonly #known = new Map<string, KnownFile>()
   /** The least recently used first. */
   readonly #handles = new Map<string, Handle>()
@@ -84,6 +87,7 @@ export class Files {
     const {root} = options
     if (root !== undefined) this.#prefix = Buffer.from(root.endsWith('/') ? root : `${root}/`)
     this.#openMax = options.openMax
+    this.#idleCheckMs = options.idleCheckMs ?? defaultIdleCheckMs
   }
 
   /**
@@ -244,7 +248,7 @@ export class Files {
 
   #watchIdle(): void {
     if (this.#idleTimer !== undefined || this.#isClosed) return
-    this.#idleTimer = setInterval(() => this.#closeIdle(), idleCheckMs)
+    this.#idleTimer = setInterval(() => this.#closeIdle(), this.#idleCheckMs)
     this.#idleTimer.unref()
   }
 
@@ -301,6 +305,6 @@ function absence(error: unknown, path: string): AbsentFile {
   const code = systemCode(error) ?? ''
   if (code === 'ENOENT') return missing
   if (absentCodes.has(code)) return {reason: `${missing.reason} (${code})`}
-  const trouble = fromSystemError(error, path, 'read')
-  return {reason: trouble.message, error: trouble}
+  // The reason may be shown to clients, who need not know the path.
+  return {reason: `it cannot be read (${code})`, error: fromSystemError(error, path, 'read')}
 }

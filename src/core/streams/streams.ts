@@ -7,7 +7,7 @@ import {accessSync, readdirSync, realpathSync} from 'node:fs'
 import {fail, fromSystemError, systemCode} from '../errors.ts'
 import type {CatalogEntry} from '../image-catalog.ts'
 import type {Logger} from '../log.ts'
-import {isStreamId} from '../stream-ids.ts'
+import {isChunkName, isStreamId} from '../stream-ids.ts'
 import type {
   FoundChunked,
   FoundImage,
@@ -98,6 +98,8 @@ class OpenStreams implements Streams {
   }
 
   find(id: string): FoundImage | undefined {
+    // The door has checked names; what becomes part of a path is checked here once more.
+    if (!isStreamId(id)) return undefined
     const source = this.#source()
     const entry = source?.byId.get(id)
     if (entry) {
@@ -117,6 +119,8 @@ class OpenStreams implements Streams {
     version: string | undefined,
     name: string | undefined,
   ): FoundChunked | undefined {
+    if (!isStreamId(id) || !isStreamId(version ?? id) || !isChunkName(name ?? '0.bin'))
+      return undefined
     const entry = this.#chunkedEntry(id)
     if (!entry) return undefined
     const directory = this.#chunkedDirectory(id, version ?? entry.chunkedVersion)
