@@ -9,13 +9,18 @@ import {Command, Errors, Flags} from '@oclif/core'
 import {BugError} from '../core/assert.ts'
 import {errorToJson, fail, toImgstoreError, type ImgstoreError} from '../core/errors.ts'
 import type {Logger} from '../core/log.ts'
-import {resolveSettings, type SettingOrigins, type Settings} from '../core/settings.ts'
+import {
+  resolveSettings,
+  type ResolvedSettings,
+  type SettingOrigins,
+  type Settings,
+} from '../core/settings.ts'
 import type {Store} from '../core/store.ts'
 import {settingFlags, settingValues} from './flags.ts'
 import {createCliLogger} from './log.ts'
 import {printable, toJson} from './print.ts'
 
-export type Configured = {settings: Settings; origins: SettingOrigins}
+export type Configured = ResolvedSettings
 type ParsedFlags = Readonly<Record<string, unknown>>
 
 export abstract class BaseCommand extends Command {
@@ -52,7 +57,8 @@ export abstract class BaseCommand extends Command {
       given === undefined
         ? {path: join(this.config.configDir, 'config.json'), isRequired: false}
         : {path: resolve(given), isRequired: true}
-    return resolveSettings({flags: settingValues(flags), config, dataDir: this.config.dataDir})
+    const values = settingValues(flags, this.ctor.id)
+    return resolveSettings({flags: values, config, dataDir: this.config.dataDir})
   }
 
   /** Opens the store, hands it to `body` and closes it, whatever happens. */

@@ -27,15 +27,25 @@ export function settingFlags(
 function settingFlag(key: SettingKey, helpGroup?: string): [string, SettingFlag] {
   const spec: SettingSpec = settingTable[key]
   const name = spec.flag
-  if (name === undefined || spec.isSecret) throw new TypeError(`setting ${key} has no flag`)
+  if (name === undefined || (spec.isSecret && key !== 'metricsAuthToken'))
+    throw new TypeError(`setting ${key} has no flag`)
   const common = {description: describe(spec), ...(helpGroup === undefined ? {} : {helpGroup})}
   if (spec.kind === 'flag') {
     // An absent boolean is undefined, whatever its type says; `settingValues` leaves it out.
     const flag = Flags.boolean({...common, allowNo: true})
     return [name, flag]
   }
-  if (spec.kind === 'choice') return [name, Flags.string({...common, options: [...spec.choices]})]
-  return [name, Flags.string({...common, helpValue: helpValues[spec.kind]})]
+  if (spec.kind === 'choice') {
+    const options = [...spec.choices]
+    return [name, Flags.string({...common, options, hidden: spec.isHidden === true})]
+  }
+  if (spec.kind === 'list') {
+    const flag = Flags.string({...common, helpValue: '<value>...', multiple: true})
+    // Its value is a list, whatever this type says; `settingValues` takes it for one.
+    return [name, flag as unknown as Interfaces.OptionFlag<string | undefined>]
+  }
+  const isHidden = spec.isHidden === true
+  return [name, Flags.string({...common, helpValue: helpValues[spec.kind], hidden: isHidden})]
 }
 
 const helpValues = {
@@ -44,6 +54,7 @@ const helpValues = {
   count: '<number>',
   bytes: '<size>',
   duration: '<time>',
+  address: '<ip:port>',
 } as const
 
 /** The help text of a flag: what it means, what it may be, what it is without the flag. */
@@ -57,15 +68,22 @@ function describe(spec: SettingSpec): string {
   return notes.length === 0 ? spec.doc : `${spec.doc} (${notes.join('; ')})`
 }
 
-/** The settings among parsed flags, by their key. */
+/** The settings among the parsed flags of a command, by their key. A flag of that command alone hides a general one. */
 export function settingValues(
   flags: Readonly<Record<string, unknown>>,
-): Partial<Record<SettingKey, string | boolean>> {
-  const values: Partial<Record<SettingKey, string | boolean>> = {}
-  for (const key of settingKeys) {
-    const spec: SettingSpec = settingTable[key]
-    const value = spec.flag === undefined ? undefined : flags[spec.flag]
+  command?: string,
+): Partial<Record<SettingKey, string | boolean | readonly string[]>> {
+  const values: Partial<Record<SettingKey, string | boolean | readonly string[]>> = {}
+  const specs = settingKeys.map((key): [SettingKey, SettingSpec] => [key, settingTable[key]])
+  const own = new Set(
+    specs.flatMap(([, spec]) => (spec.command === command && command ? [spec.flag] : [])),
+  )
+  for (const [key, spec] of specs) {
+    if (spec.flag === undefined || (spec.command ?? command) !== command) continue
+    if (spec.command === undefined && own.has(spec.flag)) continue
+    const value = flags[spec.flag]
     if (typeof value === 'string' || typeof value === 'boolean') values[key] = value
+    else if (Array.isArray(value)) values[key] = value.map(String)
   }
   return values
 }

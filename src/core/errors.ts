@@ -177,6 +177,15 @@ export const errorTable = {
     http: 409,
     grpc: 'failed_precondition',
   }),
+  wrong_kind: row<{name: string; kind: string; needed: string}>({
+    message: (d) => `image ${quote(d.name)} is a ${d.kind}; this needs a ${d.needed}`,
+    hint: '`imgstore status NAME` shows its kind; `imgstore fetch --kind` chooses it.',
+    fault: 'user',
+    retry: 'never',
+    exit: 2,
+    http: 409,
+    grpc: 'failed_precondition',
+  }),
   store_busy: row<{path: string}>({
     message: (d) => `the database ${d.path} is locked by another process`,
     hint: 'Try again; if it stays so, look for a stopped process that holds the file open.',
@@ -305,6 +314,15 @@ export const errorTable = {
     retry: 'never',
     exit: 13,
     http: 502,
+    grpc: 'failed_precondition',
+  }),
+  bad_disk: row<{format: string; reason: string}>({
+    message: (d) => `the ${d.format} image cannot be taken: ${d.reason}`,
+    hint: 'Make a raw image of it where it comes from, and fetch that.',
+    fault: 'source',
+    retry: 'never',
+    exit: 16,
+    http: 422,
     grpc: 'failed_precondition',
   }),
   source_too_large: row<{url: string; sizeBytes: number; limitBytes: number}>({
@@ -523,6 +541,15 @@ export const errorTable = {
     exit: 11,
     http: 503,
     grpc: 'unavailable',
+  }),
+  serve_failed: row<{reason: string}>({
+    message: (d) => `cannot serve: ${d.reason}`,
+    hint: 'Correct what is named; `imgstore serve --help` lists the flags, docs/serve.md says what they do.',
+    fault: 'host',
+    retry: 'after_fix',
+    exit: 1,
+    http: 500,
+    grpc: 'failed_precondition',
   }),
   internal: row<{reason: string}>({
     message: (d) => `this is a bug in imgstore: ${d.reason}`,

@@ -1,28 +1,39 @@
 /** How values of settings are written: sizes with binary units, durations with a unit, and back. */
+import {isIPv4, isIPv6} from 'node:net'
 
 export type SettingKind =
   | {kind: 'path'; default?: string}
   | {kind: 'text'; default?: string}
   | {kind: 'flag'; default?: boolean}
   | {kind: 'choice'; choices: readonly string[]; default?: string}
+  | {kind: 'list'; default?: readonly string[]}
+  | {kind: 'address'; default?: string}
   | {kind: 'count' | 'bytes' | 'duration'; default?: number; min: number; max: number}
 
 export type ValueOf<K> = K extends {kind: 'choice'; choices: readonly (infer C)[]}
   ? C
-  : K extends {kind: 'path' | 'text'}
+  : K extends {kind: 'path' | 'text' | 'address'}
     ? string
     : K extends {kind: 'flag'}
       ? boolean
-      : number
+      : K extends {kind: 'list'}
+        ? readonly string[]
+        : number
+
+export type SettingValue = string | number | boolean | readonly string[]
 
 /** The checked value, or undefined when `raw` is not one of this kind or out of bounds. */
-export function parseValue(kind: SettingKind, raw: unknown): string | number | boolean | undefined {
+export function parseValue(kind: SettingKind, raw: unknown): SettingValue | undefined {
   switch (kind.kind) {
     case 'path':
     case 'text':
       return typeof raw === 'string' && raw !== '' && !raw.includes('\0') ? raw : undefined
     case 'flag':
       return parseFlag(raw)
+    case 'list':
+      return parseList(raw)
+    case 'address':
+      return typeof raw === 'string' && isAddress(raw) ? raw : undefined
     case 'choice':
       return typeof raw === 'string' && kind.choices.includes(raw) ? raw : undefined
     case 'count':
@@ -42,9 +53,23 @@ function inBounds(kind: {min: number; max: number}, value: number | undefined): 
 function parseFlag(raw: unknown): boolean | undefined {
   if (typeof raw === 'boolean') return raw
   if (typeof raw !== 'string') return undefined
-  if (/^(1|true|yes|on)$/i.test(raw)) return true
-  if (/^(0|false|no|off)$/i.test(raw)) return false
+  if (/^\s*(1|true|t|yes|y|on)\s*$/i.test(raw)) return true
+  if (/^\s*(0|false|f|no|n|off)\s*$/i.test(raw)) return false
   return undefined
+}
+
+/** Several values, each of which may again be several with commas between; empty ones are dropped. */
+function parseList(raw: unknown): readonly string[] | undefined {
+  const texts: unknown[] = Array.isArray(raw) ? raw : [raw]
+  if (!texts.every((text) => typeof text === 'string')) return undefined
+  return texts.flatMap((text) => text.split(',').map((part) => part.trim())).filter(Boolean)
+}
+
+/** `IP:port`, IPv6 in brackets; no host names, as those may change their meaning while a server runs. */
+function isAddress(text: string): boolean {
+  const match = /^(?:\[([0-9a-f:.]{2,45})\]|(\d{1,3}(?:\.\d{1,3}){3})):(\d{1,5})$/i.exec(text)
+  if (!match || Number(match[3]) > 65_535) return false
+  return match[1] === undefined ? isIPv4(match[2] ?? '') : isIPv6(match[1])
 }
 
 function parseCount(raw: unknown): number | undefined {
@@ -70,6 +95,12 @@ const byteUnits = new Map([
 
 /** A size as a person writes it: `4096`, `100MiB`, `1.5G`; K, M, G, T alone are binary, KB, MB, GB, TB decimal. */
 export function parseBytes(raw: unknown): number | undefined {
+  // What fits in 64 bits but not in a number means "more than there can be".
+  if (typeof raw === 'string' && /^\d{16,20}$/.test(raw.trim())) {
+    const value = BigInt(raw.trim())
+    if (value > BigInt(Number.MAX_SAFE_INTEGER))
+      return value < 2n ** 64n ? Number.MAX_SAFE_INTEGER : undefined
+  }
   const match =
     typeof raw === 'string' ? /^(\d{1,16}(?:\.\d{1,6})?)\s*([a-z]*)$/i.exec(raw.trim()) : null
   const unit = match ? byteUnits.get(match[2]?.toLowerCase() ?? '') : undefined
@@ -96,7 +127,7 @@ export function parseDuration(raw: unknown): number | undefined {
 /** A value as the docs and `doctor --settings` show it; `parseValue` reads it back. */
 export function formatValue(
   kind: SettingKind,
-  value: string | number | boolean | undefined,
+  value: SettingValue | undefined,
 ): string {
   if (value === undefined) return ''
   if (kind.kind === 'bytes' && typeof value === 'number')

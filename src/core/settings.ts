@@ -4,17 +4,29 @@
  */
 import {existsSync, readFileSync} from 'node:fs'
 import {dirname, join, resolve} from 'node:path'
-import {fail} from './errors.ts'
+import {fail, printable} from './errors.ts'
 import {backends} from './image.ts'
 import {GiB, MiB, TiB, profiles} from './limits.ts'
 import {logLevels} from './log.ts'
-import {formatValue, parseValue, type SettingKind, type ValueOf} from './setting-values.ts'
+import {
+  formatValue,
+  parseValue,
+  type SettingKind,
+  type SettingValue,
+  type ValueOf,
+} from './setting-values.ts'
 
 /** One row of the table. `flag` is the command-line name; without it the setting has none. */
 export type SettingSpec = SettingKind & {
   env?: readonly string[]
+  /** Older names, looked at after `env`: a bad or empty value there is a warning, and ignored. */
+  lenientEnv?: readonly string[]
+  /** An empty variable of `env` is a bad value, not an absent one. */
+  refusesEmpty?: boolean
   flag?: string
-  /** Never printed; never from a flag. */
+  /** The one command whose flag this is; there it hides a general flag of the same name. */
+  command?: string
+  /** Never printed; never from a flag (but for one that an older program promised, which warns). */
   isSecret?: boolean
   /** Not in help or docs. */
   isHidden?: boolean
@@ -309,19 +321,6 @@ export const settingTable = define({
   },
 
   // Disk images
-  imagesRoot: {
-    kind: 'path',
-    default: './images',
-    flag: 'images-root',
-    env: [
-      'IMGSTORE_IMAGES_ROOT',
-      'AERO_STORAGE_IMAGE_ROOT',
-      'AERO_IMAGE_ROOT',
-      'AERO_IMAGE_DIR',
-      'AERO_STORAGE_SERVER_IMAGES_ROOT',
-    ],
-    doc: 'Directory of the disk images that are served, and of their chunks.',
-  },
   chunkSizeBytes: {
     kind: 'bytes',
     default: 4 * MiB,
@@ -353,6 +352,313 @@ export const settingTable = define({
     default: 'auto',
     env: ['IMGSTORE_RUN_DRIVER'],
     doc: 'What `imgstore run` confines programs with; auto takes runc when it is installed.',
+  },
+
+  // Serving disk images
+  listenAddr: {
+    kind: 'address',
+    default: '0.0.0.0:8080',
+    command: 'serve',
+    flag: 'listen-addr',
+    env: ['IMGSTORE_LISTEN_ADDR', 'AERO_STORAGE_LISTEN_ADDR'],
+    lenientEnv: ['AERO_BIND', 'AERO_STORAGE_SERVER_ADDR', 'AERO_STORAGE_SERVER_LISTEN_ADDR'],
+    refusesEmpty: true,
+    doc: 'Address that images are served at (IPv6 in brackets); port 0 takes any free one.',
+  },
+  imagesRoot: {
+    kind: 'path',
+    default: './images',
+    flag: 'images-root',
+    env: ['IMGSTORE_IMAGES_ROOT', 'AERO_STORAGE_IMAGE_ROOT'],
+    lenientEnv: ['AERO_IMAGE_ROOT', 'AERO_IMAGE_DIR', 'AERO_STORAGE_SERVER_IMAGES_ROOT'],
+    refusesEmpty: true,
+    doc: 'Directory of the images, with or without manifest.json. Made when it does not exist.',
+  },
+  requireManifest: {
+    kind: 'flag',
+    default: false,
+    command: 'serve',
+    flag: 'require-manifest',
+    env: ['IMGSTORE_REQUIRE_MANIFEST', 'AERO_STORAGE_REQUIRE_MANIFEST'],
+    doc: 'Serve nothing without a manifest.json, instead of every file in the directory.',
+  },
+  corsOrigins: {
+    kind: 'list',
+    command: 'serve',
+    flag: 'cors-origin',
+    env: ['IMGSTORE_CORS_ORIGIN', 'AERO_STORAGE_CORS_ORIGIN'],
+    lenientEnv: ['AERO_STORAGE_SERVER_CORS_ORIGIN'],
+    doc: 'Origins whose pages may read the answers, with credentials; separated by commas. Without it, or with *, every page may, without credentials.',
+  },
+  resourcePolicy: {
+    kind: 'text',
+    default: 'same-site',
+    command: 'serve',
+    flag: 'cross-origin-resource-policy',
+    env: ['IMGSTORE_CROSS_ORIGIN_RESOURCE_POLICY', 'AERO_STORAGE_CROSS_ORIGIN_RESOURCE_POLICY'],
+    lenientEnv: ['AERO_STORAGE_CORP', 'AERO_STORAGE_SERVER_CROSS_ORIGIN_RESOURCE_POLICY'],
+    doc: 'Which pages may embed what is served: same-origin, same-site or cross-origin.',
+  },
+  serveLogLevel: {
+    kind: 'text',
+    default: 'info',
+    command: 'serve',
+    flag: 'log-level',
+    env: ['IMGSTORE_LOG_LEVEL', 'AERO_STORAGE_LOG_LEVEL'],
+    lenientEnv: ['AERO_STORAGE_SERVER_LOG_LEVEL'],
+    doc: 'How much `imgstore serve` logs to standard output: off, error, warn, info, debug, or directives as RUST_LOG has them.',
+  },
+  rustLog: {
+    kind: 'text',
+    command: 'serve',
+    lenientEnv: ['RUST_LOG'],
+    doc: 'Directives for the log of `imgstore serve`, before its --log-level; ignored when they cannot be read.',
+  },
+  maxConcurrentBytesRequests: {
+    kind: 'count',
+    default: 64,
+    min: 0,
+    max: 1e9,
+    command: 'serve',
+    flag: 'max-concurrent-bytes-requests',
+    env: ['IMGSTORE_MAX_CONCURRENT_BYTES_REQUESTS', 'AERO_STORAGE_MAX_CONCURRENT_BYTES_REQUESTS'],
+    refusesEmpty: true,
+    doc: 'Requests for bytes or chunks answered at once; one more gets 429. 0: without limit.',
+  },
+  maxRangeBytes: {
+    kind: 'bytes',
+    default: 8 * MiB,
+    min: 0,
+    max: Number.MAX_SAFE_INTEGER,
+    command: 'serve',
+    flag: 'max-range-bytes',
+    env: ['IMGSTORE_MAX_RANGE_BYTES', 'AERO_STORAGE_MAX_RANGE_BYTES'],
+    refusesEmpty: true,
+    doc: 'Longest range that is sent; a longer one gets 413.',
+  },
+  maxChunkBytes: {
+    kind: 'bytes',
+    default: 8 * MiB,
+    min: 0,
+    max: Number.MAX_SAFE_INTEGER,
+    command: 'serve',
+    flag: 'max-chunk-bytes',
+    env: ['IMGSTORE_MAX_CHUNK_BYTES', 'AERO_STORAGE_MAX_CHUNK_BYTES'],
+    refusesEmpty: true,
+    doc: 'Largest chunk file that is sent; a larger one gets 413.',
+  },
+  publicCacheMaxAgeSecs: {
+    kind: 'count',
+    default: 3600,
+    min: 0,
+    max: Number.MAX_SAFE_INTEGER,
+    command: 'serve',
+    flag: 'public-cache-max-age-secs',
+    env: ['IMGSTORE_PUBLIC_CACHE_MAX_AGE_SECS', 'AERO_STORAGE_PUBLIC_CACHE_MAX_AGE_SECS'],
+    refusesEmpty: true,
+    doc: 'Seconds that caches may keep the bytes of a public image.',
+  },
+  corsPreflightMaxAgeSecs: {
+    kind: 'count',
+    default: 86_400,
+    min: 0,
+    max: Number.MAX_SAFE_INTEGER,
+    command: 'serve',
+    flag: 'cors-preflight-max-age-secs',
+    env: ['IMGSTORE_CORS_PREFLIGHT_MAX_AGE_SECS', 'AERO_STORAGE_CORS_PREFLIGHT_MAX_AGE_SECS'],
+    refusesEmpty: true,
+    doc: 'Seconds that a browser may remember the answer to a preflight.',
+  },
+  requireRange: {
+    kind: 'flag',
+    default: false,
+    command: 'serve',
+    flag: 'require-range',
+    env: ['IMGSTORE_REQUIRE_RANGE'],
+    lenientEnv: ['AERO_STORAGE_REQUIRE_RANGE'],
+    doc: 'Refuse to send a whole image: a GET without a range gets 416.',
+  },
+  disableMetrics: {
+    kind: 'flag',
+    default: false,
+    command: 'serve',
+    flag: 'disable-metrics',
+    env: ['IMGSTORE_DISABLE_METRICS'],
+    lenientEnv: ['AERO_STORAGE_DISABLE_METRICS'],
+    doc: 'Serve no /metrics.',
+  },
+  metricsAuthToken: {
+    kind: 'text',
+    isSecret: true,
+    command: 'serve',
+    flag: 'metrics-auth-token',
+    env: ['IMGSTORE_METRICS_AUTH_TOKEN', 'AERO_STORAGE_METRICS_AUTH_TOKEN'],
+    doc: 'Token that /metrics asks for (Authorization: Bearer). On the command line every user of the host can see it: better the variable, or a file.',
+  },
+  metricsAuthTokenFile: {
+    kind: 'path',
+    command: 'serve',
+    flag: 'metrics-auth-token-file',
+    env: ['IMGSTORE_METRICS_AUTH_TOKEN_FILE'],
+    doc: 'File with the token that /metrics asks for.',
+  },
+  metricsMaxIds: {
+    kind: 'count',
+    default: 100,
+    min: 0,
+    max: 1e6,
+    command: 'serve',
+    env: ['IMGSTORE_METRICS_MAX_IDS'],
+    lenientEnv: ['AERO_IMAGE_METRICS_MAX_IDS'],
+    doc: 'Images that are counted by their own name in the metrics; further ones are counted together.',
+  },
+  tlsCert: {
+    kind: 'path',
+    command: 'serve',
+    flag: 'tls-cert',
+    env: ['IMGSTORE_TLS_CERT'],
+    doc: 'PEM file with the certificate and its chain: serve HTTPS, with HTTP/2. Read again on SIGHUP.',
+  },
+  tlsKey: {
+    kind: 'path',
+    command: 'serve',
+    flag: 'tls-key',
+    env: ['IMGSTORE_TLS_KEY'],
+    doc: 'PEM file with the key of the certificate. Read again on SIGHUP.',
+  },
+  leaseSecretFile: {
+    kind: 'path',
+    command: 'serve',
+    flag: 'lease-secret-file',
+    env: ['IMGSTORE_LEASE_SECRET_FILE'],
+    doc: 'File with secrets, one a line, by which leases are signed (the first) and accepted (all). With it private images need a lease. Read again on SIGHUP.',
+  },
+  leaseTokenFile: {
+    kind: 'path',
+    command: 'serve',
+    flag: 'lease-token-file',
+    env: ['IMGSTORE_LEASE_TOKEN_FILE'],
+    doc: 'File with bearer tokens, one a line, whose holders may ask for leases at /v1/images/{id}/lease. Read again on SIGHUP.',
+  },
+  leaseTtlMs: {
+    kind: 'duration',
+    default: 15 * 60 * SECOND,
+    min: 5 * SECOND,
+    max: 24 * HOUR,
+    command: 'serve',
+    flag: 'lease-ttl',
+    env: ['IMGSTORE_LEASE_TTL'],
+    doc: 'How long a lease holds.',
+  },
+  publicUrl: {
+    kind: 'text',
+    command: 'serve',
+    flag: 'public-url',
+    env: ['IMGSTORE_PUBLIC_URL'],
+    doc: 'Where clients reach this server, for the addresses in leases. Without it: where the request came to.',
+  },
+  maxConnections: {
+    kind: 'count',
+    default: 4096,
+    min: 0,
+    max: 1e6,
+    command: 'serve',
+    flag: 'max-connections',
+    env: ['IMGSTORE_MAX_CONNECTIONS'],
+    doc: 'Open connections; one more takes the place of the longest idle one. 0: without limit.',
+  },
+  maxConnectionsPerClient: {
+    kind: 'count',
+    default: 1024,
+    min: 0,
+    max: 1e6,
+    command: 'serve',
+    flag: 'max-connections-per-client',
+    env: ['IMGSTORE_MAX_CONNECTIONS_PER_CLIENT'],
+    doc: 'Open connections of one address (a proxy is one), or one IPv6 /64 network. 0: without limit.',
+  },
+  headerTimeoutMs: {
+    kind: 'duration',
+    default: 10 * SECOND,
+    min: SECOND,
+    max: HOUR,
+    command: 'serve',
+    flag: 'header-timeout',
+    env: ['IMGSTORE_HEADER_TIMEOUT'],
+    doc: 'Longest time for the head of a request, or a TLS handshake.',
+  },
+  idleTimeoutMs: {
+    kind: 'duration',
+    // Longer than the 60 s for which proxies commonly keep a connection: who closes first should be the proxy.
+    default: 75 * SECOND,
+    min: SECOND,
+    max: HOUR,
+    command: 'serve',
+    flag: 'idle-timeout',
+    env: ['IMGSTORE_IDLE_TIMEOUT'],
+    doc: 'Longest rest of a connection between two requests.',
+  },
+  slowReaderTimeoutMs: {
+    kind: 'duration',
+    default: 60 * SECOND,
+    min: SECOND,
+    max: 24 * HOUR,
+    command: 'serve',
+    flag: 'slow-reader-timeout',
+    env: ['IMGSTORE_SLOW_READER_TIMEOUT'],
+    doc: 'A client that takes nothing of its answer for so long is cut off.',
+  },
+  slowReaderGraceMs: {
+    kind: 'duration',
+    default: 10 * SECOND,
+    min: 100,
+    max: HOUR,
+    command: 'serve',
+    flag: 'slow-reader-grace',
+    env: ['IMGSTORE_SLOW_READER_GRACE'],
+    doc: 'When no further request could be answered: a client that takes less than 4 KiB a second over so long makes room.',
+  },
+  drainTimeoutMs: {
+    kind: 'duration',
+    // Kubernetes and systemd commonly kill after 30 s and 90 s.
+    default: 25 * SECOND,
+    min: 0,
+    max: 24 * HOUR,
+    command: 'serve',
+    flag: 'drain-timeout',
+    env: ['IMGSTORE_DRAIN_TIMEOUT'],
+    doc: 'How long answers under way may take when the server is told to stop.',
+  },
+  sender: {
+    kind: 'choice',
+    choices: ['auto', 'plain'],
+    default: 'auto',
+    command: 'serve',
+    flag: 'sender',
+    env: ['IMGSTORE_SENDER'],
+    isHidden: true,
+    doc: 'How bodies are sent: by the kernel where that is possible, or read and written.',
+  },
+  serveVersion: {
+    kind: 'text',
+    command: 'serve',
+    env: ['AERO_STORAGE_SERVER_VERSION'],
+    isHidden: true,
+    doc: 'What /version says the version is.',
+  },
+  serveGitSha: {
+    kind: 'text',
+    command: 'serve',
+    env: ['AERO_STORAGE_SERVER_GIT_SHA', 'GIT_SHA'],
+    isHidden: true,
+    doc: 'What /version says of the revision.',
+  },
+  serveBuiltAt: {
+    kind: 'text',
+    command: 'serve',
+    env: ['AERO_STORAGE_SERVER_BUILD_TIMESTAMP', 'BUILD_TIMESTAMP'],
+    isHidden: true,
+    doc: 'What /version says of the time of the build.',
   },
 
   // Daemon and upkeep
@@ -425,7 +731,7 @@ export type SettingOrigins = Readonly<Record<SettingKey, string>>
 
 export type SettingInputs = {
   /** Values of flags that were given, by setting key; text or already typed. */
-  flags?: Readonly<Partial<Record<SettingKey, string | number | boolean | undefined>>>
+  flags?: Readonly<Partial<Record<SettingKey, SettingValue | undefined>>>
   /** The environment; `process.env` when absent. */
   env?: Readonly<Record<string, string | undefined>>
   /** Config file; `isRequired` when a person named it. */
@@ -436,25 +742,33 @@ export type SettingInputs = {
   cwd?: string
 }
 
+export type ResolvedSettings = {
+  settings: Settings
+  origins: SettingOrigins
+  /** What was ignored, one sentence each. */
+  warnings: readonly string[]
+}
+
 /**
  * Resolves every setting: flag, then environment, then config file, then default.
  *
  * Errors: invalid_setting, unknown_setting.
  */
-export function resolveSettings(inputs: SettingInputs): {
-  settings: Settings
-  origins: SettingOrigins
-} {
+export function resolveSettings(inputs: SettingInputs): ResolvedSettings {
   const env = inputs.env ?? process.env
   const cwd = inputs.cwd ?? process.cwd()
   const file = readConfig(inputs.config)
   const values: Record<string, unknown> = {}
   const origins: Record<string, string> = {}
+  const warnings: string[] = []
   for (const key of settingKeys) {
     const spec: SettingSpec = settingTable[key]
-    const found = findValue(key, spec, inputs, env, file)
+    const found = findValue(key, spec, inputs, env, file, warnings)
     if (found === undefined) {
-      values[key] = spec.default
+      values[key] =
+        spec.kind === 'path' && spec.default !== undefined
+          ? resolve(cwd, spec.default)
+          : spec.default
       origins[key] = 'default'
       continue
     }
@@ -480,7 +794,7 @@ export function resolveSettings(inputs: SettingInputs): {
     values['db'] = join(dirname(values['store'] as string), 'store.db')
     origins['db'] = 'beside the store'
   }
-  return {settings: Object.freeze(values) as Settings, origins: origins as SettingOrigins}
+  return {settings: Object.freeze(values) as Settings, origins: origins as SettingOrigins, warnings}
 }
 
 type Found = {raw: unknown; from: string}
@@ -491,12 +805,20 @@ function findValue(
   inputs: SettingInputs,
   env: Readonly<Record<string, string | undefined>>,
   file: {path: string; values: Record<string, unknown>} | undefined,
+  warnings: string[],
 ): Found | undefined {
   const flag = inputs.flags?.[key]
   if (flag !== undefined) return {raw: flag, from: `flag --${spec.flag ?? key}`}
   for (const name of spec.env ?? []) {
     const value = env[name]
-    if (value !== undefined && value !== '') return {raw: value, from: name}
+    if (value !== undefined && (value !== '' || spec.refusesEmpty)) return {raw: value, from: name}
+  }
+  for (const name of spec.lenientEnv ?? []) {
+    const value = env[name]
+    if (value === undefined || (value === '' && !spec.refusesEmpty)) continue
+    if (parseValue(spec, value) !== undefined) return {raw: value, from: name}
+    const shown = spec.isSecret ? '***' : printable(JSON.stringify(value))
+    warnings.push(`${name}=${shown} is ignored; expected ${expectation(spec)}`)
   }
   if (file && Object.hasOwn(file.values, key)) return {raw: file.values[key], from: file.path}
   return undefined
@@ -559,6 +881,10 @@ export function expectation(spec: SettingSpec): string {
       return 'text'
     case 'flag':
       return 'true or false'
+    case 'list':
+      return 'values separated by commas'
+    case 'address':
+      return 'an address such as 127.0.0.1:8080 or [::1]:8080'
     case 'choice':
       return `one of ${spec.choices.join(', ')}`
     case 'count':

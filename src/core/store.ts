@@ -20,6 +20,7 @@ import {openRuns, type Runs} from './images/history.ts'
 import {openImages, type Images} from './images/images.ts'
 import {ensureNodeId, readNodeId} from './images/node-id.ts'
 import {hasLiveWorker} from './images/owners.ts'
+import type {StoreDisk} from './stream.ts'
 import {readTreeNote, removeTree} from './images/trees.ts'
 import {work, type WorkOptions} from './images/work.ts'
 import {layoutOf, type Layout} from './layout.ts'
@@ -29,6 +30,7 @@ import type {MaintenanceContext} from './maintenance/context.ts'
 import {doctor, spaceAt, type DoctorReport} from './maintenance/doctor.ts'
 import {dropBlobIfUnused} from './maintenance/unused-blobs.ts'
 import {verify, type VerifyOptions, type VerifyReport} from './maintenance/verify.ts'
+import {openPublications} from './disks/publications.ts'
 import type {ErofsSupport} from './mounts/erofs.ts'
 import type {SettingOrigins, Settings} from './settings.ts'
 import type {Disks} from './streams/disks.ts'
@@ -181,6 +183,10 @@ function buildContexts(
       const {indexTar} = await import('./unpack/unpack.ts')
       return await indexTar(request)
     },
+    makeDisk: async (request) => {
+      const {makeDisk} = await import('./unpack/unpack.ts')
+      return await makeDisk(request)
+    },
     canMountErofs: async () => {
       const support = await erofsSupport(layout.store, false)
       return support.ok ? {isAble: true} : {isAble: false, reason: support.reason}
@@ -313,9 +319,15 @@ async function health(images: ImagesContext): Promise<Health> {
   return {database, space: {isOk: freeBytes >= reserveBytes, freeBytes, totalBytes, reserveBytes}}
 }
 
+/** Disks of the store that are ACTIVE, now and whenever it is asked; the store need not exist. */
+export function openShownDisks(settings: Settings): () => readonly StoreDisk[] {
+  return openPublications(layoutOf(settings.store).disks)
+}
+
 /** What is done with disk images as files. It needs no database, and makes no store. */
 export async function openDisks(settings: Settings): Promise<Disks> {
   if (settings.failpoints !== undefined) armFailpointsFrom(settings.failpoints)
   const disks = await import('./streams/disks.ts')
-  return disks.openDisks(settings)
+  const shown = openShownDisks(settings)
+  return disks.openDisks(settings, {shown})
 }

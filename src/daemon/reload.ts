@@ -8,7 +8,7 @@ import {
 } from '../core/settings.ts'
 
 /** What a running worker is built on: changing it takes a restart. */
-const fixed: ReadonlySet<SettingKey> = new Set<SettingKey>([
+const workerFixed: ReadonlySet<SettingKey> = new Set<SettingKey>([
   'store',
   'db',
   'node',
@@ -30,6 +30,7 @@ export type SettingChange = {setting: SettingKey; from: string; to: string}
 export function mergeSettings(
   old: Settings,
   next: Settings,
+  fixed = workerFixed,
 ): {settings: Settings; changed: SettingChange[]; needRestart: SettingChange[]} {
   const merged: Record<string, unknown> = {...next}
   const changed: SettingChange[] = []

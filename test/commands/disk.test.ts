@@ -77,7 +77,7 @@ describe('imgstore disk', () => {
 
   it('exits with the code of what is wrong, and says what to do', async () => {
     const cases: [string[], number, string][] = [
-      [['disk', 'publish', 'no-such-disk'], 10, 'no file and no disk image'],
+      [['disk', 'publish', 'no-such-disk'], 10, 'no disk image of the store'],
       [['disk', 'publish', join(dir, 'none.img')], 10, 'there is no file'],
       [['disk', 'publish', dir], 2, 'not a regular file'],
       [['disk', 'publish', disk, '--chunk-size', '1000'], 2, 'a multiple of 512'],

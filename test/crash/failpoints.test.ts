@@ -1,16 +1,27 @@
 /** For each place in the sources where the program may be made to die: die there, go on, and see nothing lost or doubled. */
 import {spawn} from 'node:child_process'
 import {once} from 'node:events'
-import {mkdirSync, readFileSync, readdirSync, writeFileSync} from 'node:fs'
+import {mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync} from 'node:fs'
 import {join} from 'node:path'
+import {gunzipSync, gzipSync} from 'node:zlib'
 import {expect} from 'chai'
 import {packedImage} from '../support/backend-image.ts'
 import {useServers, type BlobServer} from '../support/blob-server.ts'
+import {rawDisk, sha256Of} from '../support/disk-image.ts'
 import {makeImage, readTree, type Image} from '../support/image-maker.ts'
 import {until, useScenes, type Ran, type Scene} from '../support/program.ts'
 import {requires} from '../support/requires.ts'
 import {failpointsOfSources, isOfPublishing} from '../support/source-failpoints.ts'
-import {eventsOf, expectSoundStore, imagesOf, mountsOf, runsOf} from '../support/store-check.ts'
+import {
+  eventsOf,
+  expectHistory,
+  expectSoundDatabase,
+  expectSoundStore,
+  imagesOf,
+  mountsOf,
+  namesIn,
+  runsOf,
+} from '../support/store-check.ts'
 
 type Stage = {scene: Scene; server: BlobServer; image: Image; url: string}
 
@@ -18,6 +29,8 @@ type Case = {
   title: string
   /** Indexed from a compressed blob instead of extracted from a plain one. */
   isIndexed?: boolean
+  /** A compressed disk instead of an archive. */
+  isDisk?: boolean
   arrange?: (stage: Stage) => Promise<void>
   /** What dies: a command of the program, or something longer. */
   act?: string[] | ((stage: Stage, env: Record<string, string>) => Promise<Ran>)
@@ -375,42 +388,99 @@ const cases: Record<string, Case[]> = {
   }),
 }
 
+const isDisk = true
+const fetchDisk = async (stage: Stage): Promise<void> => {
+  await stage.scene.ok(fetchArgs(stage, '--kind', 'disk'))
+}
+const showDisk = async (stage: Stage): Promise<void> => {
+  await stage.scene.ok(fetchArgs(stage, '--kind', 'disk', '--wait'))
+}
+
+/** By failpoint: what only disks have, and where they do something else than archives. */
+const diskCases: Record<string, Case[]> = {
+  ...Object.fromEntries(
+    [
+      'images.unpacked',
+      'images.noted',
+      'images.published',
+      'disks.linked',
+      'disks.published',
+      'journal.mount',
+    ].map((name) => [name, one('a worker that fetches a disk', {isDisk, arrange: fetchDisk})]),
+  ),
+  'disks.withdrawn': [
+    {
+      title: 'deactivating a disk',
+      isDisk,
+      arrange: showDisk,
+      act: ['deactivate', 'one'],
+      end: {one: 'STORED'},
+    },
+    {title: 'removing a disk', isDisk, arrange: showDisk, act: ['remove', 'one'], end: {}},
+  ],
+  'images.retired': one('removing a disk', {
+    isDisk,
+    arrange: showDisk,
+    act: ['remove', 'one'],
+    end: {},
+  }),
+  'images.mended': one('finding a disk that is not shown', {
+    isDisk,
+    arrange: async (stage) => {
+      await showDisk(stage)
+      rmSync(join(stage.scene.store, 'disks/one.json'))
+    },
+  }),
+}
+
 describe('dying at every failpoint', function () {
   requires('root')
   const newScene = useScenes()
   const newServer = useServers()
 
+  const all = [cases, indexedCases, diskCases].flatMap((table) => Object.entries(table))
+
   it('has a scenario for each failpoint of the sources, and none for another', () => {
     // test/crash/publish.test.ts has the others.
     const names = failpointsOfSources().filter((name) => !isOfPublishing(name))
     expect(names).to.have.length.greaterThan(30)
-    const covered = new Set([...Object.keys(cases), ...Object.keys(indexedCases)])
+    const covered = new Set(all.map(([name]) => name))
     expect([...covered].sort()).to.deep.equal(names)
   })
 
-  for (const [name, scenarios] of [...Object.entries(cases), ...Object.entries(indexedCases)]) {
+  for (const [name, scenarios] of all) {
     for (const scenario of scenarios) {
       it(`goes on after dying at ${name}: ${scenario.title}`, async () => {
-        const stage = await makeStage(newScene(), await newServer(), scenario.isIndexed ?? false)
+        const stage = await makeStage(newScene(), await newServer(), scenario)
         await scenario.arrange?.(stage)
         const env = {IMGSTORE_FAILPOINT: name}
         const ran = await act(stage, scenario.act ?? work, env)
         expect(ran.signal, `it dies there: ${ran.stdout}${ran.stderr}`).to.equal('SIGKILL')
         await goOn(stage, scenario)
-        await expectEnd(stage, scenario.end ?? {one: 'ACTIVE'})
+        if (scenario.isDisk) await expectDisks(stage, scenario.end ?? {one: 'ACTIVE'})
+        else await expectEnd(stage, scenario.end ?? {one: 'ACTIVE'})
       })
     }
   }
 })
 
-async function makeStage(scene: Scene, server: BlobServer, isIndexed: boolean): Promise<Stage> {
+async function makeStage(
+  scene: Scene,
+  server: BlobServer,
+  {isIndexed = false, isDisk: isOfDisk = false}: Case,
+): Promise<Stage> {
   Object.assign(scene.env, {
     ...(isIndexed ? {IMGSTORE_BACKEND: 'erofs'} : {}),
     IMGSTORE_RETRY_WAIT: '30ms',
     IMGSTORE_POLL: '20ms',
     IMGSTORE_LEASE: '500ms',
   })
-  const image = isIndexed ? packedImage('gzip') : makeImage(1)
+  const disk = gzipSync(rawDisk())
+  const image = isOfDisk
+    ? {bytes: disk, digest: sha256Of(disk), tree: new Map<string, string>()}
+    : isIndexed
+      ? packedImage('gzip')
+      : makeImage(1)
   return await Promise.resolve({scene, server, image, url: server.put('/one.tar', image.bytes)})
 }
 
@@ -453,4 +523,23 @@ async function expectEnd({scene, image}: Stage, end: Record<string, string>): Pr
   }
   for (const pid of scene.processes()) process.kill(pid, 'SIGKILL')
   await expectSoundStore(scene)
+}
+
+/** What is shown is whole, and what is not ACTIVE is not shown. */
+async function expectDisks({scene, image}: Stage, end: Record<string, string>): Promise<void> {
+  const states = Object.fromEntries(imagesOf(scene).map(({name, state}) => [name, state]))
+  expect(states, JSON.stringify(eventsOf(scene), null, 1)).to.deep.equal(end)
+  for (const pid of scene.processes()) process.kill(pid, 'SIGKILL')
+  await scene.ok(['cleanup'], {env: {IMGSTORE_STALE_AFTER: '0'}})
+  expectHistory(scene)
+  expectSoundDatabase(scene)
+  const shown = namesIn(scene, 'disks')
+  if (end['one'] !== 'ACTIVE') {
+    expect(shown).to.deep.equal([])
+    return
+  }
+  const [bytes = '', note] = shown
+  expect([shown.length, note]).to.deep.equal([2, 'one.json'])
+  const disk = readFileSync(join(scene.store, 'disks', bytes))
+  expect(disk.equals(gunzipSync(image.bytes))).to.equal(true)
 }

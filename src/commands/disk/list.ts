@@ -19,7 +19,7 @@ Exit codes: 0 done, 3 some entry is left out, 10 there is no such directory, 15 
     },
   ]
 
-  static override flags: Interfaces.FlagInput = settingFlags(['imagesRoot']) as Interfaces.FlagInput
+  static override flags: Interfaces.FlagInput = settingFlags(['imagesRoot'])
 
   async run(): Promise<Listed> {
     const {flags} = await this.parse(DiskList)

@@ -1,4 +1,5 @@
 /** What each step of an image's life does. Every one may be cut off anywhere and done again. */
+import {withdrawDisk} from '../disks/publications.ts'
 import {getBlob, putBlob} from '../db/blobs.ts'
 import {getPlacedById, type PlacedImage} from '../db/images.ts'
 import type {ImageClaim, ImagePatch} from '../db/journal.ts'
@@ -8,34 +9,37 @@ import {failpoint} from '../failpoint.ts'
 import type {Goal, ImageState} from '../image.ts'
 import type {Steps} from '../machine/runner.ts'
 import type {ImagesContext} from './context.ts'
+import {hideDisk, makeDisk, prepareDisk, showDisk} from './disk.ts'
 import {downloadBlob} from './download.ts'
 import type {ImageOutcome, ImageStep, ImageStepContext} from './lifecycle.ts'
 import {unpack} from './make-tree.ts'
 import {mount, prepare, unmount, unmountFor} from './mounting.ts'
 import {discardStaged, publishTree, removeTree, retireImage} from './trees.ts'
 
+type Step = (
+  images: ImagesContext,
+  image: PlacedImage,
+  context: ImageStepContext,
+) => Promise<ImageOutcome>
+
 export function imageStepsOf(
   images: ImagesContext,
 ): Steps<ImageState, Goal, ImageStep, ImagePatch> {
   const withImage =
-    (
-      body: (
-        images: ImagesContext,
-        image: PlacedImage,
-        context: ImageStepContext,
-      ) => Promise<ImageOutcome>,
-    ) =>
-    async (context: ImageStepContext): Promise<ImageOutcome> =>
-      await body(images, await placedOf(images, context.claim), context)
+    (body: Step, ofDisk = body) =>
+    async (context: ImageStepContext): Promise<ImageOutcome> => {
+      const image = await placedOf(images, context.claim)
+      return await (image.kind === 'disk' ? ofDisk : body)(images, image, context)
+    }
   return {
     begin: () => Promise.resolve({}),
     download: withImage(download),
     begin_unpack: () => Promise.resolve({}),
-    unpack: withImage(unpack),
+    unpack: withImage(unpack, makeDisk),
     publish: withImage(publish),
-    prepare: withImage(prepare),
-    mount: withImage(mount),
-    unmount: withImage(unmount),
+    prepare: withImage(prepare, prepareDisk),
+    mount: withImage(mount, showDisk),
+    unmount: withImage(unmount, hideDisk),
     erase: withImage(erase),
   }
 }
@@ -150,7 +154,7 @@ async function publish(images: ImagesContext, image: PlacedImage): Promise<Image
   return await Promise.resolve({
     effect: () => {
       // An image that FAILED on its way down may still be mounted: its lower must not go from under it.
-      unmountFor(images, image, [images.layout.image(image.name)])
+      takeOutOfUse(images, image, [images.layout.image(image.name)])
       const replaced = publishTree(
         images.layout,
         image.name,
@@ -173,7 +177,7 @@ async function erase(
   const {layout, clock} = images
   const retired: string[] = []
   await context.fenced(() => {
-    unmountFor(images, image, [layout.image(image.name), layout.overlay(image.name)])
+    takeOutOfUse(images, image, [layout.image(image.name), layout.overlay(image.name)])
     retired.push(...retireImage(layout, image.name, clock.now()))
     failpoint('images.retired')
   })
@@ -182,6 +186,12 @@ async function erase(
   await dropPartIfUnused(images, image, context.claim)
   await images.dropBlobIfUnused(image.digest)
   return {}
+}
+
+/** Before directories of an image are replaced or deleted. */
+function takeOutOfUse(images: ImagesContext, image: PlacedImage, dirs: string[]): void {
+  if (image.kind === 'disk') withdrawDisk(images.layout.disks, image.name)
+  unmountFor(images, image, dirs)
 }
 
 async function removeAll(paths: string[]): Promise<void> {

@@ -19,6 +19,7 @@ import {failpoint} from '../failpoint.ts'
 import {newUlid} from '../ids.ts'
 import type {RunSummary} from '../image.ts'
 import {parseTreeId} from '../layout.ts'
+import {parsePublicationName} from '../disks/publications.ts'
 import {findMounts, mountsBelow} from '../mounts/mount-table.ts'
 import {unmountSync} from '../mounts/mount.ts'
 import type {MaintenanceContext} from './context.ts'
@@ -26,7 +27,7 @@ import {diskUsage} from './disk-usage.ts'
 import {dropBlobIfUnused} from './unused-blobs.ts'
 
 export type CleanupKind =
-  'blob' | 'plain' | 'part' | 'staging' | 'tree' | 'overlay' | 'mount' | 'quarantine'
+  'blob' | 'plain' | 'part' | 'staging' | 'tree' | 'overlay' | 'mount' | 'disk' | 'quarantine'
 export type CleanupItem = {
   kind: CleanupKind
   path: string
@@ -90,6 +91,7 @@ async function* candidates(maintenance: MaintenanceContext): AsyncIterable<Candi
   yield* unusedBlobs(maintenance)
   yield* staleStaging(maintenance)
   yield* vanishedImages(maintenance)
+  yield* vanishedDisks(maintenance)
 }
 
 /** Whether an index needs the plain tar of this blob, or a run may be about to make one. */
@@ -218,6 +220,39 @@ async function* vanishedImages(maintenance: MaintenanceContext): AsyncIterable<C
   }
 }
 
+/** Disks that are shown and belong to no image, and bytes that no note names. */
+async function* vanishedDisks(maintenance: MaintenanceContext): AsyncIterable<Candidate> {
+  const {layout, database} = maintenance
+  const names = await namesIn(layout.disks)
+  const needs = await readNeeds(maintenance, database.db)
+  for (const file of names) {
+    const path = join(layout.disks, file)
+    if (isShownFor(needs, file)) continue
+    const sizeBytes = await ownDiskUsage(path)
+    const remove = (): Promise<boolean> =>
+      behindLock(maintenance, async (fresh) =>
+        isShownFor(fresh, file) ? false : await removeFile(path),
+      )
+    yield {kind: 'disk', path, sizeBytes, reason: 'no disk image needs it', remove}
+  }
+}
+
+/** Whether a file of the folder of shown disks is of an image that is there, or may be in the making. */
+function isShownFor(needs: Needs, file: string): boolean {
+  const parsed = parsePublicationName(file)
+  // Not ours.
+  if (parsed === undefined) return true
+  const disks = needs.images.filter((image) => image.kind === 'disk')
+  const isNamed = disks.some((image) => image.name === parsed.name || image.treeId === parsed.name)
+  if (parsed.kind === 'note') return isNamed
+  const isMoving = disks.some((image) =>
+    needs.openRuns.some((run) => run.image === image.name && run.goal !== 'REMOVED'),
+  )
+  if (parsed.kind === 'temporary') return isMoving
+  const image = disks.find((one) => one.treeId === parsed.name)
+  return isMoving || (image !== undefined && image.state === 'ACTIVE')
+}
+
 const isImage = (images: PlacedImage[], name: string): boolean =>
   images.some((image) => image.name === name)
 
@@ -299,6 +334,16 @@ async function namesIn(dir: string): Promise<string[]> {
 async function ageOf(path: string, now: number): Promise<number> {
   try {
     return now - (await stat(path)).mtimeMs
+  } catch {
+    return 0
+  }
+}
+
+/** What removing a name frees: nothing while the bytes have another one. */
+async function ownDiskUsage(path: string): Promise<number> {
+  try {
+    const found = await lstat(path)
+    return found.nlink > 1 ? 0 : found.blocks * 512
   } catch {
     return 0
   }

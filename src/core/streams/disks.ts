@@ -9,7 +9,7 @@ import {formatRfc3339} from '../http-date.ts'
 import type {Logger} from '../log.ts'
 import type {Settings} from '../settings.ts'
 import {sourceOptionsOf} from '../sources/options.ts'
-import type {StreamImage, StreamProblem} from '../stream.ts'
+import type {StoreDisk, StreamImage, StreamProblem} from '../stream.ts'
 import {isStreamId, streamIdRule} from '../stream-ids.ts'
 import {parseBucketAddress, type BucketAddress} from './bucket-address.ts'
 import type {ChunkTarget} from './chunk-target.ts'
@@ -43,8 +43,8 @@ export type PublishOptions = {
 export type ResolvedDisk = {path: string; id: string}
 
 export type DiskDeps = {
-  /** Looks up a disk image of the store by its name. */
-  findInStore?: (name: string) => Promise<ResolvedDisk | undefined>
+  /** The disk images of the store that are ACTIVE. */
+  shown?: () => readonly StoreDisk[]
 }
 
 /** One image as the server lists it; `versions` are those of its chunked form, the flat layout as ''. */
@@ -71,7 +71,7 @@ export type Disks = {
 
 export function openDisks(settings: Settings, deps: DiskDeps = {}): Disks {
   return {
-    list: (options) => listDisks(options),
+    list: (options) => listDisks(options, deps),
     publish: (options) => publish(options, settings, deps),
     verify: (options) => verifyChunked(options, settings),
   }
@@ -82,23 +82,26 @@ export function openDisks(settings: Settings, deps: DiskDeps = {}): Disks {
  *
  * Errors: disk_not_found, and those of the store.
  */
-export async function resolveDisk(nameOrFile: string, deps: DiskDeps): Promise<ResolvedDisk> {
+export function resolveDisk(nameOrFile: string, deps: DiskDeps): ResolvedDisk {
   if (nameOrFile.includes('/') || existsSync(nameOrFile))
     return {path: nameOrFile, id: basename(nameOrFile)}
-  const found = await deps.findInStore?.(nameOrFile)
-  if (found !== undefined) return found
-  throw fail('disk_not_found', {place: nameOrFile, what: 'no file and no disk image of the store'})
+  const found = deps.shown?.().find(({name}) => name === nameOrFile)
+  if (found !== undefined) return {path: found.path, id: found.id}
+  const what = 'no file, and no disk image of the store that is ACTIVE'
+  throw fail('disk_not_found', {place: nameOrFile, what})
 }
 
 /**
- * The images of a directory as `imgstore serve` would list them.
+ * The images of a directory and of the store as `imgstore serve` would list them.
  *
  * Errors: disk_not_found (no such directory), catalog_invalid, permission_denied, io_failed.
  */
-async function listDisks({imagesRoot, log}: ListOptions): Promise<DiskList> {
+async function listDisks({imagesRoot, log}: ListOptions, deps: DiskDeps): Promise<DiskList> {
   if (!existsSync(imagesRoot))
     throw fail('disk_not_found', {place: imagesRoot, what: 'no images directory'})
-  const streams = openStreams({imagesRoot, requireManifest: false, log})
+  const {shown} = deps
+  const disks = shown ? {disks: shown} : {}
+  const streams = openStreams({imagesRoot, requireManifest: false, log, ...disks})
   try {
     const {images, problems} = streams.list()
     const known = new Set([...images, ...problems].map(({id}) => id))
@@ -138,7 +141,7 @@ async function publish(
   settings: Settings,
   deps: DiskDeps,
 ): Promise<PublishReport> {
-  const disk = await resolveDisk(options.disk, deps)
+  const disk = resolveDisk(options.disk, deps)
   const id = options.id ?? disk.id
   if (!isStreamId(id)) {
     const given = options.id === undefined ? '; give one with --id' : ''

@@ -8,9 +8,12 @@ import {BugError} from '../assert.ts'
 import {toImgstoreError} from '../errors.ts'
 import {MiB} from '../limits.ts'
 import {confine, limitResources} from '../syscalls/confine.ts'
+import {makeDisk} from './disk/make-disk.ts'
 import {indexArchive, indexFileBytesMax} from './erofs/index-archive.ts'
 import {extract} from './extract.ts'
 import type {ChildJob, ChildMessage} from './protocol.ts'
+
+type DoneResult = Extract<ChildMessage, {kind: 'done'}>['result']
 
 const PROGRESS_EVERY_MS = 250
 
@@ -35,7 +38,31 @@ function send(message: ChildMessage, then?: () => void): void {
   process.send?.(message, undefined, {}, () => then?.())
 }
 
-async function work({kind, job}: ChildJob): Promise<void> {
+function fileBytesMaxFor({kind, job}: ChildJob): number {
+  switch (kind) {
+    case 'unpack':
+      return job.limits.fileBytesMax
+    case 'index':
+      return indexFileBytesMax(job.limits)
+    case 'disk':
+      return job.limits.totalBytesMax
+  }
+}
+
+type Watch = NonNullable<Parameters<typeof extract>[1]>
+
+async function workOn({kind, job}: ChildJob, watch: Watch): Promise<DoneResult> {
+  switch (kind) {
+    case 'unpack':
+      return await extract(job, watch)
+    case 'index':
+      return await indexArchive(job, watch)
+    case 'disk':
+      return await makeDisk(job, watch)
+  }
+}
+
+async function work(task: ChildJob): Promise<void> {
   // Modes are given at creation, so nothing may take bits away from them.
   process.umask(0)
   // The first is always told, however soon.
@@ -48,16 +75,12 @@ async function work({kind, job}: ChildJob): Promise<void> {
   }
   const end = (): void => process.disconnect()
   try {
-    const fileBytesMax = kind === 'index' ? indexFileBytesMax(job.limits) : job.limits.fileBytesMax
     limitResources({
-      fileBytesMax,
+      fileBytesMax: fileBytesMaxFor(task),
       descriptorsMax: DESCRIPTORS_MAX,
-      cpuSecondsMax: cpuSecondsFor(job),
+      cpuSecondsMax: cpuSecondsFor(task.job),
     })
-    const result =
-      kind === 'index'
-        ? await indexArchive(job, {onProgress, confine})
-        : await extract(job, {onProgress, confine})
+    const result = await workOn(task, {onProgress, confine})
     send({kind: 'done', result}, end)
   } catch (error) {
     const coded = toImgstoreError(error)

@@ -25,6 +25,14 @@ export type IndexJob = {
   whiteouts?: 'keep' | 'overlay'
 }
 
+/** A disk image to be made raw. */
+export type DiskJob = {
+  blobPath: string
+  /** In a directory of its own. */
+  diskPath: string
+  limits: Pick<UnpackLimits, 'totalBytesMax' | 'ratioMax'>
+}
+
 export type UnpackProgress = {readBytes: number; entries: number}
 
 export type UnpackResult = {
@@ -48,7 +56,21 @@ export type IndexResult = UnpackResult & {
   plainBytes?: number
 }
 
-export type ChildJob = {kind: 'unpack'; job: UnpackJob} | {kind: 'index'; job: IndexJob}
+export type DiskResult = {
+  /** What the blob was, behind its compression. */
+  format: 'raw' | 'qcow2' | 'vhd'
+  compression?: Exclude<ArchiveFormat, 'tar'>
+  /** What a guest sees. */
+  sizeBytes: number
+  isConfined: boolean
+  /** The blob is the raw disk itself; nothing was made. */
+  isBlob?: true
+  /** SHA-256 of the raw disk in hex; absent where the blob is that. */
+  digest?: string
+}
+
+export type ChildJob =
+  {kind: 'unpack'; job: UnpackJob} | {kind: 'index'; job: IndexJob} | {kind: 'disk'; job: DiskJob}
 
 /** The name under which an index and a tar are written, until they are whole. */
 export function partPath(path: string): string {
@@ -57,7 +79,7 @@ export function partPath(path: string): string {
 
 export type ChildMessage =
   | {kind: 'progress'; progress: UnpackProgress}
-  | {kind: 'done'; result: UnpackResult | IndexResult}
+  | {kind: 'done'; result: UnpackResult | IndexResult | DiskResult}
   | {kind: 'failed'; code: string; details: Record<string, unknown>}
 
 /** The error that a child reported, as it was there. */

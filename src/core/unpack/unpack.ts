@@ -9,6 +9,8 @@ import {fail} from '../errors.ts'
 import {
   type ChildJob,
   type ChildMessage,
+  type DiskJob,
+  type DiskResult,
   errorFromChild,
   type IndexJob,
   type IndexResult,
@@ -19,7 +21,7 @@ import {
 } from './protocol.ts'
 
 export {trialErofs} from './erofs/trial.ts'
-export type {IndexResult, UnpackProgress, UnpackResult} from './protocol.ts'
+export type {DiskResult, IndexResult, UnpackProgress, UnpackResult} from './protocol.ts'
 export type {UnpackWarning} from './warnings.ts'
 
 type Watch = {
@@ -30,6 +32,7 @@ type Watch = {
 
 export type UnpackRequest = UnpackJob & Watch
 export type IndexRequest = IndexJob & Watch
+export type DiskRequest = DiskJob & Watch
 
 // From sources both run under Node's type stripping; built, the child is one file, which starts sooner.
 const bundledChild = join(import.meta.dirname, 'child.cjs')
@@ -86,7 +89,26 @@ export async function indexTar(request: IndexRequest): Promise<IndexResult> {
   }
 }
 
-function runChild<T extends UnpackResult>(
+/**
+ * Makes the raw disk that a verified blob holds: decompressed, and converted from qcow2 or VHD. A blob that is a raw disk
+ * itself is only looked at (`isBlob`).
+ *
+ * Guarantees: only `diskPath` is written, with holes for its zeros; whole and durable when it resolves; when it rejects
+ * no process is left and no file.
+ * Errors: bad_disk, host_lacks (qemu-img), and as unpack.
+ */
+export async function makeDisk(request: DiskRequest): Promise<DiskResult> {
+  const {signal, onProgress, ...job} = request
+  try {
+    return await runChild<DiskResult>({kind: 'disk', job}, {signal, onProgress})
+  } catch (error) {
+    for (const path of [partPath(job.diskPath), `${job.diskPath}.inner`, job.diskPath])
+      rmSync(path, {force: true})
+    throw error
+  }
+}
+
+function runChild<T extends UnpackResult | DiskResult>(
   job: ChildJob,
   {signal, onProgress}: {[K in keyof Watch]: Watch[K] | undefined},
 ): Promise<T> {

@@ -1,0 +1,24 @@
+/** Buffers that are used again: allocating one costs more than reading into it. */
+
+/** Bodies up to this size are read at once and sent with their head. */
+export const smallBytes = 64 * 1024
+/** Larger bodies go out in slices of this size: both copies of it stay in the processor's cache. */
+export const sliceBytes = 256 * 1024
+
+// What 64 transfers at once need, and no more than 32 MiB.
+const keptMax = {small: 128, slice: 96}
+const kept: {small: Buffer[]; slice: Buffer[]} = {small: [], slice: []}
+
+export function takeBuffer(size: typeof smallBytes | typeof sliceBytes): Buffer {
+  const pool = size === smallBytes ? kept.small : kept.slice
+  return pool.pop() ?? Buffer.allocUnsafeSlow(size)
+}
+
+/** Takes back a buffer that nobody reads or writes any more. */
+export function giveBuffer(buffer: Buffer): void {
+  if (buffer.length === smallBytes) {
+    if (kept.small.length < keptMax.small) kept.small.push(buffer)
+  } else if (kept.slice.length < keptMax.slice) {
+    kept.slice.push(buffer)
+  }
+}

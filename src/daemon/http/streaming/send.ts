@@ -1,0 +1,152 @@
+/**
+ * The plain sender: reads the file and writes the response, on any kind of connection. It is the fallback of the fast
+ * one, and its oracle.
+ *
+ * Small bodies are read in one go and leave with their head in one system call: a hop through the thread pool costs
+ * more than such a read. Larger ones are read asynchronously, one slice ahead of what the client is being sent
+ * (bench/streaming measures both).
+ */
+import {read, readSync} from 'node:fs'
+import {giveBuffer, sliceBytes, smallBytes, takeBuffer} from './buffers.ts'
+import type {SendJob, Sender, SendOutcome} from './sender.ts'
+
+export const sendPlainly: Sender = (job) => {
+  const bytes = job.end - job.start + 1
+  if (bytes <= smallBytes) sendSmall(job, bytes)
+  else new Transfer(job).begin()
+}
+
+function sendSmall(job: SendJob, bytes: number): void {
+  const {response, file} = job
+  const buffer = takeBuffer(smallBytes)
+  response.once('close', () => {
+    giveBuffer(buffer)
+    const isSent = response.writableFinished
+    job.writingBytes = 0
+    if (isSent) job.sentBytes = bytes
+    job.finish(isSent ? 'sent' : 'aborted')
+  })
+  if (response.destroyed) return
+  if (!readFully(file.fd, buffer, bytes, job.start) || !file.isUnchanged()) {
+    response.destroy()
+    return
+  }
+  response.writeHead(job.status, job.headers)
+  job.writingBytes = bytes
+  response.end(bytes === buffer.length ? buffer : buffer.subarray(0, bytes))
+}
+
+/** Whether `bytes` bytes could be read; a file that is shorter now, or cannot be read, is no longer what was promised. */
+function readFully(fd: number, buffer: Buffer, bytes: number, start: number): boolean {
+  try {
+    let done = 0
+    while (done < bytes) {
+      const count = readSync(fd, buffer, done, bytes - done, start + done)
+      if (count === 0) return false
+      done += count
+    }
+    return true
+  } catch {
+    return false
+  }
+}
+
+/** One large body on its way: at most one slice being read and one being written. */
+class Transfer {
+  readonly #job: SendJob
+  #position: number
+  #filled: Buffer | undefined
+  #isReading = false
+  #isWriting = false
+  #isClosed = false
+  #isFinished = false
+  readonly #buffers: Buffer[] = []
+
+  constructor(job: SendJob) {
+    this.#job = job
+    this.#position = job.start
+  }
+
+  begin(): void {
+    const {response, status, headers} = this.#job
+    response.once('close', () => {
+      this.#isClosed = true
+      this.#settle()
+    })
+    if (response.destroyed) return
+    // The head waits in the response until the first slice is there: they leave together.
+    response.writeHead(status, headers)
+    this.#read()
+  }
+
+  #read(): void {
+    const length = Math.min(sliceBytes, this.#job.end - this.#position + 1)
+    if (length <= 0) return
+    this.#isReading = true
+    this.#fill(this.#buffers.pop() ?? takeBuffer(sliceBytes), 0, length)
+  }
+
+  #fill(buffer: Buffer, done: number, length: number): void {
+    const {file} = this.#job
+    read(file.fd, buffer, done, length - done, this.#position + done, (error, count) => {
+      if (!this.#isClosed && !error && count > 0 && done + count < length) {
+        this.#fill(buffer, done + count, length)
+        return
+      }
+      this.#isReading = false
+      if (this.#isClosed) {
+        giveBuffer(buffer)
+        this.#settle()
+      } else if (error || count === 0 || !file.isUnchanged()) {
+        giveBuffer(buffer)
+        this.#job.response.destroy()
+      } else {
+        this.#position += length
+        this.#filled = buffer
+        this.#length = length
+        this.#write()
+      }
+    })
+  }
+
+  #length = 0
+
+  #write(): void {
+    const buffer = this.#filled
+    if (!buffer || this.#isWriting) return
+    const {response, end} = this.#job
+    const length = this.#length
+    this.#filled = undefined
+    this.#isWriting = true
+    this.#job.writingBytes = length
+    const slice = length === buffer.length ? buffer : buffer.subarray(0, length)
+    const written = (error?: Error | null): void => {
+      this.#isWriting = false
+      this.#job.writingBytes = 0
+      if (!error) this.#job.sentBytes += length
+      this.#buffers.push(buffer)
+      if (this.#isClosed) {
+        this.#settle()
+        return
+      }
+      if (error) return
+      // A read that waited for a buffer begins before the next write, so that both are under way at once.
+      if (!this.#isReading && !this.#filled) this.#read()
+      this.#write()
+    }
+    // The callback of end() comes at 'finish' alone; that of write() comes in any case.
+    response.write(slice, written)
+    if (this.#position > end) response.end()
+    else this.#read()
+  }
+
+  /** Ends the job once the response is closed and neither a read nor a write is under way. */
+  #settle(): void {
+    if (this.#isFinished || !this.#isClosed || this.#isReading || this.#isWriting) return
+    this.#isFinished = true
+    if (this.#filled) giveBuffer(this.#filled)
+    for (const buffer of this.#buffers.splice(0)) giveBuffer(buffer)
+    const outcome: SendOutcome = this.#job.response.writableFinished ? 'sent' : 'aborted'
+    this.#job.finish(outcome)
+  }
+}

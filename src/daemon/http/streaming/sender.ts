@@ -1,0 +1,54 @@
+/**
+ * The seam between an answer that was decided and its bytes on the wire. There are two senders: send.ts reads and
+ * writes, sendfile.ts lets the kernel do it. Both keep to this contract, and one test suite runs with each.
+ */
+import type {IncomingMessage, ServerResponse} from 'node:http'
+import type {OpenedFile} from '../../../core/stream.ts'
+
+/** `sent`: the operating system took every byte. `aborted`: the client got less than it was promised, and knows. */
+export type SendOutcome = 'sent' | 'aborted'
+
+/** One body that is to be sent, and how it fares. */
+export type SendJob = {
+  readonly request: IncomingMessage
+  readonly response: ServerResponse
+  /** Stays open until `finish`; nobody but the sender uses it meanwhile. */
+  readonly file: OpenedFile
+  /** First byte of the file that is sent. */
+  readonly start: number
+  /** Last byte, inclusive; `start - 1` for an empty body. Within the file's size. */
+  readonly end: number
+  readonly status: number
+  /** Names and values in turn, complete, with the true Content-Length; as `response.writeHead(status, headers)` takes them. */
+  readonly headers: string[]
+  /** Body bytes that the operating system took so far. Kept by the sender, read by others at any time; only grows. */
+  sentBytes: number
+  /** Body bytes handed to `response.write` that were not reported as written yet. Kept by the sender; 0 where it does not apply. */
+  writingBytes: number
+  /**
+   * Says that the sender is done with the response, the file and its descriptor: no read or write is under way any more
+   * (releases file and permit, writes the log line). Exactly one call.
+   */
+  finish(outcome: SendOutcome): void
+}
+
+/**
+ * Sends head and body of one answer to GET.
+ *
+ * Guarantees:
+ * - Returns at once. Between two slices of a body it goes back through the event loop, so that no connection starves
+ *   another; it holds at most two slices in memory and waits for the client before it goes on.
+ * - Calls `job.finish` exactly once, also when the client goes away or somebody destroys the response.
+ * - Never completes a body of mixed versions: `job.file.isUnchanged()` is asked after each slice was read and before
+ *   the last one goes out, and `false` (or a short read) destroys the response instead.
+ * - Never throws.
+ *
+ * A response that was destroyed (`response.destroy()`, by the door's timeouts) is a client that went away.
+ */
+export type Sender = (job: SendJob) => void
+
+/**
+ * What sendfile.ts exports as `openFastSender`: a sender that takes what it can (plain TCP sockets, bodies worth it)
+ * and hands everything else to `fallback`; undefined where the host lacks what it needs.
+ */
+export type OpenFastSender = (o: {fallback: Sender}) => Sender | undefined
