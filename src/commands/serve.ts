@@ -36,13 +36,7 @@ export default class Serve extends BaseCommand {
       'sender',
     ]),
     ...settingFlags(
-      [
-        'corsOrigins',
-        'resourcePolicy',
-        'corsPreflightMaxAgeSecs',
-        'publicCacheMaxAgeSecs',
-        'page',
-      ],
+      ['corsOrigins', 'resourcePolicy', 'corsPreflightMaxAgeSecs', 'publicCacheMaxAgeSecs', 'page'],
       'BROWSERS AND CACHES',
     ),
     ...settingFlags(

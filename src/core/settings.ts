@@ -764,7 +764,9 @@ export function resolveSettings(inputs: SettingInputs): ResolvedSettings {
     const found = findValue(key, spec, inputs, env, file, warnings)
     if (found === undefined) {
       values[key] =
-        spec.kind === 'path' && spec.default !== undefined ? resolve(cwd, spec.default) : spec.default
+        spec.kind === 'path' && spec.default !== undefined
+          ? resolve(cwd, spec.default)
+          : spec.default
       origins[key] = 'default'
       continue
     }

@@ -56,8 +56,9 @@ describe('imgstore serve', () => {
       GIT_SHA: 'abc',
     }
     const running = s.start([], {env, command: shim})
-    const address = await until('the server to listen', () =>
-      /"address":"([^"]+)"/.exec(running.out.stdout)?.[1],
+    const address = await until(
+      'the server to listen',
+      () => /"address":"([^"]+)"/.exec(running.out.stdout)?.[1],
     )
     expect(running.out.stdout).to.contain('AERO_BIND')
     expect((await fetch(`http://${address}/readyz`)).status).to.equal(503)
@@ -124,7 +125,9 @@ describe('imgstore serve', () => {
   it('warns of a token on the command line, and takes it from a file', async () => {
     const s = scene()
     const {running, url} = await startServe(s, ['--metrics-auth-token', 'visible'])
-    expect(running.out.stdout).to.contain('a secret on the command line').and.not.to.contain('visible"')
+    expect(running.out.stdout)
+      .to.contain('a secret on the command line')
+      .and.not.to.contain('visible"')
     const headers = {Authorization: 'Bearer visible'}
     expect((await fetch(`${url}/metrics`, {headers})).status).to.equal(200)
     running.kill('SIGTERM')

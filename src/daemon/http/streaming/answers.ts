@@ -98,6 +98,8 @@ export function refuse(exchange: Exchange, status: 401 | 403, isExpired = false)
   answerError(exchange, status, [
     ...(status === 401 ? ['WWW-Authenticate', challenge] : []),
     // A page that embeds what it may not read is to learn the status all the same, whatever it asked for.
-    ...(hasPolicy.has(exchange.route.family) ? [] : ['Cross-Origin-Resource-Policy', resourcePolicy]),
+    ...(hasPolicy.has(exchange.route.family)
+      ? []
+      : ['Cross-Origin-Resource-Policy', resourcePolicy]),
   ])
 }

@@ -61,7 +61,8 @@ function answerWith(exchange: Exchange, image: FoundImage, isLast: boolean): boo
     image,
     door.options.policy,
   )
-  const body = decision.status === 206 || decision.status === 200 ? bodyOf(decision, image) : undefined
+  const body =
+    decision.status === 206 || decision.status === 200 ? bodyOf(decision, image) : undefined
   if (body && !isHead && !openBody(exchange, image, body, isLast)) return false
   if (decision.rangeResult) door.metrics.countRange(decision.rangeResult)
   if (body && !isHead) return true
@@ -121,7 +122,8 @@ function refusalHeaders(status: number, image: FoundImage): string[] {
 
 /** Whether `Want-Repr-Digest` (RFC 9530 section 4) asks for SHA-256: with a weight that is not 0. */
 export function wantsSha256(value: string | undefined): boolean {
-  const weight = value === undefined ? null : /(?:^|[,\t ])sha-256=(\d{1,2})(?=$|[,;\t ])/.exec(value)
+  const weight =
+    value === undefined ? null : /(?:^|[,\t ])sha-256=(\d{1,2})(?=$|[,;\t ])/.exec(value)
   return weight !== null && Number(weight[1]) > 0
 }
 

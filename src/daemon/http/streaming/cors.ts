@@ -18,7 +18,12 @@ const exposed: Record<Family, string | undefined> = {
   plain: undefined,
 }
 /** Whose answers carry `Cross-Origin-Resource-Policy`. */
-export const hasPolicy: ReadonlySet<Family> = new Set<Family>(['bytes', 'chunked', 'metrics', 'lease'])
+export const hasPolicy: ReadonlySet<Family> = new Set<Family>([
+  'bytes',
+  'chunked',
+  'metrics',
+  'lease',
+])
 
 export type CorsOptions = {
   /** Allowed origins; `undefined` or one `*` among them: all. */
@@ -101,8 +106,8 @@ function remember(make: Make, isWildcard: boolean): Make {
   const known = new Map<Family, Map<string | undefined, readonly string[]>>()
   return (family, origin) => {
     const key = isWildcard ? undefined : origin
-    let lists = known.get(family)
-    if (!lists) known.set(family, (lists = new Map()))
+    const lists = known.get(family) ?? new Map<string | undefined, readonly string[]>()
+    if (lists.size === 0) known.set(family, lists)
     const found = lists.get(key)
     if (found) return found
     const made = make(family, key)

@@ -127,7 +127,7 @@ function connectEvents(
     connections.addSurface(socket)
   })
   emitter.on('session', (session: ServerHttp2Session) => {
-    connections.addSession(session, session.socket as Socket)
+    connections.addSession(session, session.socket)
     session.setTimeout(o.limits.idleMs, () => {
       // Streams have timeouts of their own; this one is about a session that nobody uses.
       if (connections.of(session)?.inFlight === 0) session.close()
@@ -265,4 +265,3 @@ function tlsFailure(error: unknown): Error {
     {cause: error},
   )
 }
-

@@ -88,7 +88,7 @@ export async function openStreaming(o: StreamingOptions): Promise<Streaming> {
     throw error
   }
   const opened = server
-  const {address, port, close, setLimits, setTls} = opened
+  const {address, port} = opened
   return {
     get connections() {
       return opened.connections
@@ -102,15 +102,15 @@ export async function openStreaming(o: StreamingOptions): Promise<Streaming> {
       const filter = logFilterOf(next)
       const nextTls = tls && readTls(next)
       // The one step that can still fail comes first.
-      if (nextTls) setTls(nextTls)
+      if (nextTls) opened.setTls(nextTls)
       door.options = nextOptions
       log.setFilter(filter)
       Object.assign(permits, permitLimits(next))
-      setLimits(serverLimits(next))
+      opened.setLimits(serverLimits(next))
     },
     close: async (withinMs) => {
       door.drain()
-      const isClean = await close(withinMs)
+      const isClean = await opened.close(withinMs)
       permits.close()
       metrics.close()
       return isClean
@@ -119,7 +119,10 @@ export async function openStreaming(o: StreamingOptions): Promise<Streaming> {
 }
 
 /** What a visitor of the page may see, who shows no credentials: where private images need a lease, not those. */
-function withoutPrivate(list: ReturnType<Streams['list']>, door: Door): ReturnType<Streams['list']> {
+function withoutPrivate(
+  list: ReturnType<Streams['list']>,
+  door: Door,
+): ReturnType<Streams['list']> {
   if (!door.options.leases) return list
   return {images: list.images.filter(({isPublic}) => isPublic), problems: []}
 }

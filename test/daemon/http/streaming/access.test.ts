@@ -1,7 +1,11 @@
 /** Who may read what: leases, TLS, HTTP/2, and both of them read again. */
 import {mkdirSync, readFileSync, writeFileSync} from 'node:fs'
 import {request} from 'node:https'
-import {connect as connectHttp2, type ClientHttp2Session, type IncomingHttpHeaders} from 'node:http2'
+import {
+  connect as connectHttp2,
+  type ClientHttp2Session,
+  type IncomingHttpHeaders,
+} from 'node:http2'
 import {join} from 'node:path'
 import {connect as connectTls} from 'node:tls'
 import {expect} from 'chai'
@@ -83,7 +87,9 @@ describe('leases of private images', () => {
       expect(chunked?.delivery).to.equal('chunked')
       expect(url).to.match(/^http:\/\/h:1\/v1\/images\/closed\?cap=v1\.[\w-]+\.[\w-]+$/)
       const query = new URL(url).search
-      expect(chunked?.manifestUrl).to.equal(`http://h:1/v1/images/closed/chunked/manifest.json${query}`)
+      expect(chunked?.manifestUrl).to.equal(
+        `http://h:1/v1/images/closed/chunked/manifest.json${query}`,
+      )
       for (const path of secured) {
         expectRefusal(await scene.get(path), 401)
         expectRefusal(await scene.head(path), 401)
@@ -224,7 +230,11 @@ async function askHttp2(
 for (const sender of senders) {
   describe(`TLS and HTTP/2 (sender ${sender})`, () => {
     async function withTls(
-      body: (scene: StreamingScene, ca: TestCa, files: {cert: string; key: string}) => Promise<void>,
+      body: (
+        scene: StreamingScene,
+        ca: TestCa,
+        files: {cert: string; key: string},
+      ) => Promise<void>,
     ): Promise<void> {
       await withTempDir(async (dir) => {
         const ca = makeTestCa(dir)
@@ -258,12 +268,12 @@ for (const sender of senders) {
           expect(answers.map(({headers}) => headers[':status'])).to.deep.equal([
             200, 206, 200, 404, 405, 204, 304,
           ])
-          expect(answers[0]?.body.equals(large)).to.equal(true)
-          expect(answers[0]?.headers['content-length']).to.equal(String(large.length))
-          expect(answers[1]?.body.toString()).to.equal('largelarge')
-          expect(answers[2]?.headers['content-length']).to.equal(String(large.length))
-          expect(answers[3]?.headers).to.not.have.property('access-control-allow-origin')
-          expect(answers[0]?.headers['access-control-allow-origin']).to.equal('*')
+          expect(answers[0].body.equals(large)).to.equal(true)
+          expect(answers[0].headers['content-length']).to.equal(String(large.length))
+          expect(answers[1].body.toString()).to.equal('largelarge')
+          expect(answers[2].headers['content-length']).to.equal(String(large.length))
+          expect(answers[3].headers).to.not.have.property('access-control-allow-origin')
+          expect(answers[0].headers['access-control-allow-origin']).to.equal('*')
           expect(log.filter(({span}) => span)).to.have.length(6)
         } finally {
           session.destroy()
@@ -327,7 +337,9 @@ describe('settings of the streaming surface, read again', () => {
       const ask = async (): Promise<string> => {
         text.length = 0
         const came = new Promise((resolve) => socket.once('data', resolve))
-        socket.write('GET /v1/images/a HTTP/1.1\r\nHost: a\r\nOrigin: https://a\r\nRange: bytes=0-50\r\n\r\n')
+        socket.write(
+          'GET /v1/images/a HTTP/1.1\r\nHost: a\r\nOrigin: https://a\r\nRange: bytes=0-50\r\n\r\n',
+        )
         await came
         return text.join('')
       }

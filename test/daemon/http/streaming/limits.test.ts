@@ -176,7 +176,11 @@ describe('connections of the streaming surface', () => {
 
   it('end when small answers are left untaken', async () => {
     await withStreaming({slowReaderTimeoutMs: 1000}, async (scene) => {
-      const images = Array.from({length: 2000}, (_, i) => ({id: `i${i}`, file: 'a', name: 'x'.repeat(500)}))
+      const images = Array.from({length: 2000}, (_, i) => ({
+        id: `i${i}`,
+        file: 'a',
+        name: 'x'.repeat(500),
+      }))
       scene.put('a', 'x')
       scene.put('manifest.json', JSON.stringify(images))
       const socket = await scene.open()

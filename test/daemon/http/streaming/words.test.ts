@@ -6,7 +6,11 @@ import {wantsSha256} from '../../../../src/daemon/http/streaming/bytes.ts'
 import {makeCors, mergeVary} from '../../../../src/daemon/http/streaming/cors.ts'
 import {queryParameter} from '../../../../src/daemon/http/streaming/lease.ts'
 import {parseLogFilter} from '../../../../src/daemon/http/streaming/log-filter.ts'
-import {Buckets, histogramText, metricText} from '../../../../src/daemon/http/streaming/metric-text.ts'
+import {
+  Buckets,
+  histogramText,
+  metricText,
+} from '../../../../src/daemon/http/streaming/metric-text.ts'
 import {readRequestHeaders} from '../../../../src/daemon/http/streaming/request-headers.ts'
 import {matchPath, splitTarget} from '../../../../src/daemon/http/streaming/router.ts'
 
@@ -111,7 +115,15 @@ describe('request headers', () => {
   it('say whether a digest is wanted', () => {
     for (const yes of ['sha-256=1', 'sha-512=3, sha-256=10', 'sha-256=9;a=b, x=1'])
       expect(wantsSha256(yes), yes).to.equal(true)
-    for (const no of [undefined, '', 'sha-256=0', 'sha-512=9', 'xsha-256=1', 'sha-256', 'sha-256=x'])
+    for (const no of [
+      undefined,
+      '',
+      'sha-256=0',
+      'sha-512=9',
+      'xsha-256=1',
+      'sha-256',
+      'sha-256=x',
+    ])
       expect(wantsSha256(no), no).to.equal(false)
   })
 
