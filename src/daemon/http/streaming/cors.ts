@@ -17,7 +17,8 @@ const exposed: Record<Family, string | undefined> = {
   lease: 'Cache-Control',
   plain: undefined,
 }
-const hasPolicy: ReadonlySet<Family> = new Set<Family>(['bytes', 'chunked', 'metrics', 'lease'])
+/** Whose answers carry `Cross-Origin-Resource-Policy`. */
+export const hasPolicy: ReadonlySet<Family> = new Set<Family>(['bytes', 'chunked', 'metrics', 'lease'])
 
 export type CorsOptions = {
   /** Allowed origins; `undefined` or one `*` among them: all. */
@@ -31,7 +32,7 @@ export type Cors = {
   headers(family: Family, origin: string | undefined): readonly string[]
   /** All headers of the answer to OPTIONS. */
   preflight(family: Family, origin: string | undefined): readonly string[]
-  readonly isWildcard: boolean
+  readonly resourcePolicy: string
 }
 
 // Known origins are few; what strangers send is not kept beyond this.
@@ -88,7 +89,7 @@ export function makeCors(o: CorsOptions): Cors {
     ]
   }
   return {
-    isWildcard,
+    resourcePolicy: o.resourcePolicy,
     headers: remember(makeHeaders, isWildcard),
     preflight: remember(makePreflight, isWildcard),
   }

@@ -18,6 +18,8 @@ export type Streaming = {
   /** Which sender was chosen. */
   readonly sender: string
   readonly door: Door
+  /** Open ones. */
+  readonly connections: number
   /**
    * Takes other settings, without dropping a connection; where it listens and whether by TLS cannot change.
    *
@@ -62,7 +64,14 @@ export async function openStreaming(o: StreamingOptions): Promise<Streaming> {
     }),
   })
   const page = settings.page
-    ? openPage({streams: o.streams, version: o.version, figures: () => figuresOf(door)})
+    ? openPage({
+        streams: {
+          list: () => withoutPrivate(o.streams.list(), door),
+          versions: (id) => o.streams.versions(id),
+        },
+        version: o.version,
+        figures: () => figuresOf(door),
+      })
     : undefined
   const door: Door = makeDoor({options, streams: o.streams, permits, metrics, log, sender, page})
   try {
@@ -78,8 +87,12 @@ export async function openStreaming(o: StreamingOptions): Promise<Streaming> {
     metrics.close()
     throw error
   }
-  const {address, port, close, setLimits, setTls} = server
+  const opened = server
+  const {address, port, close, setLimits, setTls} = opened
   return {
+    get connections() {
+      return opened.connections
+    },
     address,
     port,
     sender: name,
@@ -103,6 +116,12 @@ export async function openStreaming(o: StreamingOptions): Promise<Streaming> {
       return isClean
     },
   }
+}
+
+/** What a visitor of the page may see, who shows no credentials: where private images need a lease, not those. */
+function withoutPrivate(list: ReturnType<Streams['list']>, door: Door): ReturnType<Streams['list']> {
+  if (!door.options.leases) return list
+  return {images: list.images.filter(({isPublic}) => isPublic), problems: []}
 }
 
 /** What the page shows. */
