@@ -8,7 +8,7 @@ import {availableParallelism} from 'node:os'
 
 type Step = {name: string; command: string; fix?: string}
 
-const shellFiles = 'bin/imgstore bin/manager .ci/run scripts/*.sh'
+const shellFiles = 'bin/imgstore bin/manager bin/aero-storage-server .ci/run scripts/*.sh'
 const steps: Step[] = [
   {name: 'lint', command: 'eslint .'},
   {

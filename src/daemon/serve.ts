@@ -108,7 +108,11 @@ function openImages(o: ServeOptions, log: ServeLog): Streams {
     mkdirSync(imagesRoot, {recursive: true})
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error)
-    throw fail('serve_failed', {reason: `the images directory cannot be made: ${reason}`}, {cause: error})
+    throw fail(
+      'serve_failed',
+      {reason: `the images directory cannot be made: ${reason}`},
+      {cause: error},
+    )
   }
   const {disks} = o
   return openStreams({imagesRoot, requireManifest, log, ...(disks ? {disks} : {})})
@@ -134,7 +138,10 @@ async function host(
   for (const warning of o.warnings) log.warn({warning}, 'a setting is ignored')
   if (o.origins.metricsAuthToken.startsWith('flag '))
     log.warn(
-      {flag: '--metrics-auth-token', better: 'IMGSTORE_METRICS_AUTH_TOKEN or --metrics-auth-token-file'},
+      {
+        flag: '--metrics-auth-token',
+        better: 'IMGSTORE_METRICS_AUTH_TOKEN or --metrics-auth-token-file',
+      },
       'a secret on the command line can be seen by every user of this host',
     )
   log.info(

@@ -217,9 +217,13 @@ describe('settings', () => {
 
   it('reads the booleans of other programs, and the largest numbers they write', () => {
     for (const yes of ['1', 'true', 'T', ' YES ', 'y', 'On'])
-      expect(resolved({env: {AERO_STORAGE_REQUIRE_RANGE: yes}}).settings.requireRange).to.equal(true)
+      expect(resolved({env: {AERO_STORAGE_REQUIRE_RANGE: yes}}).settings.requireRange).to.equal(
+        true,
+      )
     for (const no of ['0', 'FALSE', 'f', 'no', 'N', 'off', ''])
-      expect(resolved({env: {AERO_STORAGE_REQUIRE_RANGE: no}}).settings.requireRange).to.equal(false)
+      expect(resolved({env: {AERO_STORAGE_REQUIRE_RANGE: no}}).settings.requireRange).to.equal(
+        false,
+      )
     const strange = resolved({env: {AERO_STORAGE_REQUIRE_RANGE: 'perhaps'}})
     expect(strange.settings.requireRange).to.equal(false)
     expect(strange.warnings).to.have.lengthOf(1)

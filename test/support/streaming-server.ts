@@ -32,18 +32,18 @@ export type StreamingScene = {
   images: string
   port: number
   streaming: Streaming
-  settings(flags: Flags): Settings
+  settings: (flags: Flags) => Settings
   log: LogLine[]
   /** Writes a file below the images directory, with a time of its own. */
-  put(name: string, content: string | Buffer | {hole: number}, modifiedSecs?: number): string
-  get(path: string, headers?: Record<string, string>): Promise<Answer>
-  head(path: string, headers?: Record<string, string>): Promise<Answer>
-  ask(method: string, path: string, headers?: Record<string, string>): Promise<Answer>
+  put: (name: string, content: string | Buffer | {hole: number}, modifiedSecs?: number) => string
+  get: (path: string, headers?: Record<string, string>) => Promise<Answer>
+  head: (path: string, headers?: Record<string, string>) => Promise<Answer>
+  ask: (method: string, path: string, headers?: Record<string, string>) => Promise<Answer>
   /** Sends bytes on a connection of its own and reads until the server closes it. */
-  raw(text: string): Promise<Buffer>
+  raw: (text: string) => Promise<Buffer>
   /** A connection that stays open; it is destroyed at the end. */
-  open(): Promise<Socket>
-  metrics(): Promise<string>
+  open: () => Promise<Socket>
+  metrics: () => Promise<string>
 }
 
 /** Which sender the tests of this process use: the whole wire suite runs with each. */

@@ -93,4 +93,3 @@ function hasAnswer(socket: Socket): boolean {
   const answer = (socket as {_httpMessage?: {headersSent: boolean} | null})._httpMessage
   return answer !== undefined && answer !== null
 }
-

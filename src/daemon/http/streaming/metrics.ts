@@ -32,12 +32,7 @@ const otherImages = '__other__'
 export type StoreErrorKind = 'meta' | 'open_range' | 'manifest'
 /** Why a request was turned away, a connection refused or an answer given up. */
 export type Rejection =
-  | 'in_flight'
-  | 'connections'
-  | 'connections_per_client'
-  | 'headers'
-  | 'slow_reader'
-  | 'stalled'
+  'in_flight' | 'connections' | 'connections_per_client' | 'headers' | 'slow_reader' | 'stalled'
 
 /** Requests of one method on one route. */
 class RequestCounts {
@@ -124,10 +119,18 @@ export function makeMetrics(o: MetricsOptions): Metrics {
       }
       found.value += bytes
     },
-    countRange: (result) => void ranges[result].value++,
-    countStoreError: (kind) => void storeErrors[kind].value++,
-    countRejection: (reason) => void rejections[reason].value++,
-    countAbort: () => void aborts++,
+    countRange: (result) => {
+      ranges[result].value++
+    },
+    countStoreError: (kind) => {
+      storeErrors[kind].value++
+    },
+    countRejection: (reason) => {
+      rejections[reason].value++
+    },
+    countAbort: () => {
+      aborts++
+    },
     totals: () => ({requests: requestCount, sentBytes, refused: rejections.in_flight.value}),
     render: async () => {
       const own = await renderOwn()
@@ -140,7 +143,12 @@ export function makeMetrics(o: MetricsOptions): Metrics {
           images,
         ),
         counter('range_requests_total', 'Range requests by outcome.', 'result', entries(ranges)),
-        counter('store_errors_total', 'Failures to read what is served.', 'kind', entries(storeErrors)),
+        counter(
+          'store_errors_total',
+          'Failures to read what is served.',
+          'kind',
+          entries(storeErrors),
+        ),
         counter(
           'imgstore_serve_rejected_total',
           'Requests turned away, connections refused and answers given up, by reason.',

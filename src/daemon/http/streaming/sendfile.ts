@@ -19,6 +19,7 @@ import type {Socket} from 'node:net'
 import {systemCode} from '../../../core/errors.ts'
 import {hasSocketCalls, send, sendfile, WOULD_BLOCK} from '../../../core/store.ts'
 import {giveBuffer, smallBytes, takeBuffer} from './buffers.ts'
+import {headText} from './head-text.ts'
 import type {OpenFastSender, SendJob} from './sender.ts'
 
 /** Bodies up to this size are copied: up to here it costs no more than sendfile(2) (bench/streaming). */
@@ -98,10 +99,20 @@ function readInto(
   return true
 }
 
-/** The head as node:http makes it, taken out of its hands; undefined when it stays there because it is too long for us. */
+/**
+ * The head: our own where the connection just stays open, else as node:http makes it, taken out of its hands. Undefined
+ * when it stays there because it is too long for us.
+ */
 function takeHead(job: SendJob): string | undefined {
-  job.response.writeHead(job.status, job.headers)
   const inside = job.response as unknown as ResponseInside
+  const own = job.parts && headText(job.status, job.parts)
+  if (own !== undefined && own.length <= headBytesMax) {
+    job.response.statusCode = job.status
+    inside._header = own
+    inside._headerSent = true
+    return own
+  }
+  job.response.writeHead(job.status, job.headers)
   const head = inside._header
   if (head === null || head.length > headBytesMax) return undefined
   inside._headerSent = true

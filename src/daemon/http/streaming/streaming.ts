@@ -18,6 +18,8 @@ export type Streaming = {
   /** Which sender was chosen. */
   readonly sender: string
   readonly door: Door
+  /** Open ones. */
+  readonly connections: number
   /**
    * Takes other settings, without dropping a connection; where it listens and whether by TLS cannot change.
    *
@@ -62,7 +64,14 @@ export async function openStreaming(o: StreamingOptions): Promise<Streaming> {
     }),
   })
   const page = settings.page
-    ? openPage({streams: o.streams, version: o.version, figures: () => figuresOf(door)})
+    ? openPage({
+        streams: {
+          list: () => withoutPrivate(o.streams.list(), door),
+          versions: (id) => o.streams.versions(id),
+        },
+        version: o.version,
+        figures: () => figuresOf(door),
+      })
     : undefined
   const door: Door = makeDoor({options, streams: o.streams, permits, metrics, log, sender, page})
   try {
@@ -78,8 +87,12 @@ export async function openStreaming(o: StreamingOptions): Promise<Streaming> {
     metrics.close()
     throw error
   }
-  const {address, port, close, setLimits, setTls} = server
+  const opened = server
+  const {address, port} = opened
   return {
+    get connections() {
+      return opened.connections
+    },
     address,
     port,
     sender: name,
@@ -89,20 +102,29 @@ export async function openStreaming(o: StreamingOptions): Promise<Streaming> {
       const filter = logFilterOf(next)
       const nextTls = tls && readTls(next)
       // The one step that can still fail comes first.
-      if (nextTls) setTls(nextTls)
+      if (nextTls) opened.setTls(nextTls)
       door.options = nextOptions
       log.setFilter(filter)
       Object.assign(permits, permitLimits(next))
-      setLimits(serverLimits(next))
+      opened.setLimits(serverLimits(next))
     },
     close: async (withinMs) => {
       door.drain()
-      const isClean = await close(withinMs)
+      const isClean = await opened.close(withinMs)
       permits.close()
       metrics.close()
       return isClean
     },
   }
+}
+
+/** What a visitor of the page may see, who shows no credentials: where private images need a lease, not those. */
+function withoutPrivate(
+  list: ReturnType<Streams['list']>,
+  door: Door,
+): ReturnType<Streams['list']> {
+  if (!door.options.leases) return list
+  return {images: list.images.filter(({isPublic}) => isPublic), problems: []}
 }
 
 /** What the page shows. */

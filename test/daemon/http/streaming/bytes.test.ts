@@ -141,7 +141,9 @@ for (const sender of senders) {
           if (contentRange !== undefined) {
             expect(answer.header('Content-Range')).to.equal(contentRange)
             const [, from, to] = /(\d+)-(\d+)/.exec(contentRange) ?? []
-            expect(answer.body.equals(content.subarray(Number(from), Number(to) + 1))).to.equal(true)
+            expect(answer.body.equals(content.subarray(Number(from), Number(to) + 1))).to.equal(
+              true,
+            )
           }
           if (status === 200) expect(answer.body).to.have.length(10_240)
           if (status === 416) {
@@ -414,8 +416,12 @@ for (const sender of senders) {
         const all = readAll(socket)
         socket.resume()
         const [answer] = parseAnswers(await all, ['GET'])
-        const digest = createHash('sha256').update(answer?.body ?? '').digest('hex')
-        const expected = createHash('sha256').update(Buffer.alloc(48 * MiB, 'a')).digest('hex')
+        const digest = createHash('sha256')
+          .update(answer?.body ?? '')
+          .digest('hex')
+        const expected = createHash('sha256')
+          .update(Buffer.alloc(48 * MiB, 'a'))
+          .digest('hex')
         expect(digest).to.equal(expected)
       })
     })
