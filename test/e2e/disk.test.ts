@@ -41,7 +41,7 @@ describe('a disk image of 20 GiB', function () {
   it('is left whole by Ctrl-C, and gone on with', async () => {
     const scene = newScene()
     const disk = join(scene.dir, 'disk.img')
-    makeDisk(disk, 2 * GiB, [{at: 0, bytes: randomBytesOf(64 * MiB)}])
+    makeDisk(disk, 256 * MiB, [{at: 0, bytes: randomBytesOf(64 * MiB)}])
     const publish = ['disk', 'publish', disk, '--version', 'r1', '--chunk-size', '64KiB']
     const running = scene.start(publish)
     const staged = join(scene.dir, 'images/chunked/disk.img/r1~publishing/chunks')
