@@ -14,6 +14,8 @@ export type UnpackJob = {
 /** An archive to be indexed instead of extracted: `imagePath` holds the tree, its files' data stays in the tar. */
 export type IndexJob = {
   blobPath: string
+  /** Whether `blobPath` is what the blob decompressed to. */
+  isPlain?: boolean
   profile: Profile
   limits: UnpackLimits
   /** Digest of the blob; what the image is named by inside is made from it. */
@@ -48,7 +50,30 @@ export type IndexResult = UnpackResult & {
   plainBytes?: number
 }
 
-export type ChildJob = {kind: 'unpack'; job: UnpackJob} | {kind: 'index'; job: IndexJob}
+/** A blob that is still coming, to be decompressed; the files are descriptors of the process. */
+export type DecompressJob = {
+  /** The most that the blob can have. */
+  blobBytesMax: number
+  limits: UnpackLimits
+}
+
+export type DecompressResult = {
+  format: ArchiveFormat
+  /** Of the tar, holes included, and its SHA-256. */
+  sizeBytes: number
+  digest: string
+  /** The highest ratio that the limit was compared with. */
+  ratio: number
+  isConfined: boolean
+}
+
+export type ChildJob =
+  | {kind: 'unpack'; job: UnpackJob}
+  | {kind: 'index'; job: IndexJob}
+  | {kind: 'decompress'; job: DecompressJob}
+
+/** A job, then, while one decompresses, how much there is of the blob. */
+export type ParentMessage = ChildJob | {kind: 'grown'; sizeBytes: number; isWhole: boolean}
 
 /** The name under which an index and a tar are written, until they are whole. */
 export function partPath(path: string): string {
@@ -57,7 +82,7 @@ export function partPath(path: string): string {
 
 export type ChildMessage =
   | {kind: 'progress'; progress: UnpackProgress}
-  | {kind: 'done'; result: UnpackResult | IndexResult}
+  | {kind: 'done'; result: UnpackResult | IndexResult | DecompressResult}
   | {kind: 'failed'; code: string; details: Record<string, unknown>}
 
 /** The error that a child reported, as it was there. */

@@ -48,7 +48,8 @@ export async function indexArchive(
   const blob = openBlob(job.blobPath)
   const files: NewFile[] = []
   try {
-    const format = tellFormat(blob)
+    // A plain tar may begin with a name that looks like something compressed.
+    const format = job.isPlain === true ? 'tar' : tellFormat(blob)
     const image = create(job.imagePath, files)
     const plain = format === 'tar' ? undefined : create(plainPathOf(job), files)
     const result = await indexInto(job, options, {blob, format, image, plain})
