@@ -140,13 +140,14 @@ export class PlainMaker {
       const reader = await part.openReader()
       try {
         plain = await blobs.beginPlain(digest)
+        signal.throwIfAborted()
         const request = {blobFd: reader.fd, plainFd: plain.fd, blobBytesMax: maxBlobBytes, limits}
         return {plain, decompression: await decompress({...request, signal})}
       } finally {
         await reader.close()
       }
     } catch (error) {
-      this.#note(error)
+      if (!signal.aborted) this.#note(error)
       await plain?.discard().catch(() => undefined)
       return undefined
     }

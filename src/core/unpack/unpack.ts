@@ -47,7 +47,7 @@ export type Decompression = {
   grown(sizeBytes: number): void
   /** These are all. */
   end(sizeBytes: number): void
-  /** Rejects as soon as it goes wrong. Handled by nobody else: it must be waited for or caught. */
+  /** Rejects as soon as it goes wrong; nobody has to wait for that. */
   result: Promise<DecompressResult>
 }
 
@@ -121,6 +121,7 @@ export function decompressGrowing(request: DecompressRequest): Decompression {
     {signal, onProgress: undefined},
     [blobFd, plainFd],
   )
+  result.catch(() => undefined)
   return {
     grown: (sizeBytes) => tell({kind: 'grown', sizeBytes, isWhole: false}),
     end: (sizeBytes) => tell({kind: 'grown', sizeBytes, isWhole: true}),
