@@ -27,10 +27,10 @@ function skippable(bytes: Buffer): Buffer {
   return Buffer.concat([head, bytes])
 }
 
-type Outcome =
-  {format: string; digest: string; sizeBytes: number} | {code: string; reason: string | undefined}
+type Refused = {code: string; reason: string | undefined}
+type Outcome = {format: string; digest: string; sizeBytes: number} | Refused
 
-const refusal = (error: unknown): Outcome => {
+const refusal = (error: unknown): Refused => {
   if (!(error instanceof ImgstoreError)) throw error
   const {reason, rule, what} = error.details as Record<string, string | undefined>
   return {code: error.code, reason: reason ?? rule ?? what}
@@ -52,7 +52,7 @@ async function growing(dir: string, blob: Buffer, o: Partial<UnpackLimits> = {})
       limits: {...limits, ...o},
       signal: new AbortController().signal,
     })
-    const ended = work.result.then((made) => made, refusal)
+    const ended = work.result.catch((error: unknown) => refusal(error))
     const pieces = [4096, 4097, Math.floor(blob.length / 2), blob.length - 1, blob.length]
     let at = 0
     for (const to of pieces.map((n) => Math.min(n, blob.length)).sort((x, y) => x - y)) {
@@ -65,8 +65,8 @@ async function growing(dir: string, blob: Buffer, o: Partial<UnpackLimits> = {})
     const made = await ended
     if ('code' in made) return made
     const bytes = readFileSync(paths[1])
-    const {format, digest, sizeBytes} = made
-    expect(made.isConfined, 'Landlock').to.equal(landlockVersion() >= 2)
+    const {format, digest, sizeBytes, isConfined} = made
+    expect(isConfined, 'Landlock').to.equal(landlockVersion() >= 2)
     expect(made).to.include({digest: sha256(bytes), sizeBytes: bytes.length})
     return {format, digest, sizeBytes}
   } finally {
