@@ -69,14 +69,15 @@ describe('a plain tar in the making', () => {
   it('is vouched for by no note that is gone, torn, or of another size', () =>
     withBlobs(async (blobs, dir) => {
       const notePath = join(dir, `${digest}.tar.raw.json`)
-      for (const spoil of [
+      const spoils: (() => Promise<void> | void)[] = [
         () => blobs.forgetPlain(digest),
         () => truncateSync(notePath, 9),
         () => writeFileSync(notePath, JSON.stringify({...note, digest: 'x'})),
         () => writeFileSync(notePath, 'null'),
         () => writeFileSync(blobs.plainPathOf(digest), 'more than it was'),
         () => rmSync(blobs.plainPathOf(digest)),
-      ]) {
+      ]
+      for (const spoil of spoils) {
         await adopted(blobs)
         expect(await blobs.notedPlain(digest)).to.deep.equal(note)
         await spoil()
