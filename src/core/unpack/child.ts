@@ -8,8 +8,6 @@ import {BugError} from '../assert.ts'
 import {toImgstoreError} from '../errors.ts'
 import {MiB} from '../limits.ts'
 import {confine, limitResources} from '../syscalls/confine.ts'
-import {indexArchive, indexFileBytesMax} from './erofs/index-archive.ts'
-import {extract} from './extract.ts'
 import type {ChildJob, ChildMessage} from './protocol.ts'
 
 const PROGRESS_EVERY_MS = 250
@@ -48,17 +46,20 @@ async function work({kind, job}: ChildJob): Promise<void> {
   }
   const end = (): void => process.disconnect()
   try {
-    const fileBytesMax = kind === 'index' ? indexFileBytesMax(job.limits) : job.limits.fileBytesMax
-    limitResources({
-      fileBytesMax,
-      descriptorsMax: DESCRIPTORS_MAX,
-      cpuSecondsMax: cpuSecondsFor(job),
-    })
-    const result =
-      kind === 'index'
-        ? await indexArchive(job, {onProgress, confine})
-        : await extract(job, {onProgress, confine})
-    send({kind: 'done', result}, end)
+    const limit = (fileBytesMax: number): void => {
+      const cpuSecondsMax = cpuSecondsFor(job)
+      limitResources({fileBytesMax, descriptorsMax: DESCRIPTORS_MAX, cpuSecondsMax})
+    }
+    // Each backend is loaded for its own jobs only.
+    if (kind === 'index') {
+      const {indexArchive, indexFileBytesMax} = await import('./erofs/index-archive.ts')
+      limit(indexFileBytesMax(job.limits))
+      send({kind: 'done', result: await indexArchive(job, {onProgress, confine})}, end)
+    } else {
+      const {extract} = await import('./extract.ts')
+      limit(job.limits.fileBytesMax)
+      send({kind: 'done', result: await extract(job, {onProgress, confine})}, end)
+    }
   } catch (error) {
     const coded = toImgstoreError(error)
     const details = error instanceof BugError ? {reason: error.message} : coded.details
