@@ -62,6 +62,9 @@ export function libc(): Libc {
 }
 
 const names = new Map(Object.entries(constants.errno).map(([name, value]) => [value, name]))
+// Node has no names for these; the numbers are the same on every architecture of Node.
+names.set(15, 'ENOTBLK')
+names.set(117, 'EUCLEAN')
 
 /** The name of an errno value (`EBUSY`), as Node's own errors carry it. */
 export function errnoName(errno: number): string {
