@@ -75,6 +75,36 @@ describe('an indexed image in a store with a long and odd path', () => {
     }))
 })
 
+describe('an indexed image on a file system that EROFS takes no files from', () => {
+  requires('root')
+
+  it('is mounted through loop devices, which are gone when it is taken down', () =>
+    withTempStore(async ({dir, reopen}) => {
+      const server = await startServer()
+      // The kernel reads a file-backed image through the page cache, which a tmpfs does not offer it.
+      const storeDir = join(dir, 'memory')
+      mkdirSync(storeDir)
+      execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=64m', 'tmpfs', storeDir])
+      const loops = (): string =>
+        execFileSync('losetup', ['--list', '--noheadings'], {encoding: 'utf8'})
+      try {
+        const place = join(storeDir, 'store')
+        const store = await reopen({flags: {store: place, db: join(dir, 'other.db')}})
+        const image = packedImage('plain')
+        const url = server.put('/image.tar', image.bytes)
+        await store.images.fetch({name: 'one', url, digest: image.digest, backend: 'erofs'})
+        await reached(store)
+        expect(mountKinds(place, 'one')).to.deep.equal(['erofs', 'overlay'])
+        expect(readTree(join(place, 'active/one'))).to.deep.equal(image.tree)
+        expect(loops()).to.include(place)
+        await removed(store)
+        expect(loops()).not.to.include(place)
+      } finally {
+        execFileSync('umount', [storeDir])
+      }
+    }))
+})
+
 describe('the backends on a host that cannot mount EROFS', () => {
   requires('root', 'program:setpriv')
 

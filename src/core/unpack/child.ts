@@ -8,18 +8,16 @@ import {BugError} from '../assert.ts'
 import {toImgstoreError} from '../errors.ts'
 import {MiB} from '../limits.ts'
 import {confine, limitResources} from '../syscalls/confine.ts'
-import {decompress} from './decompress.ts'
-import {indexArchive, indexFileBytesMax} from './erofs/index-archive.ts'
-import {extract} from './extract.ts'
 import {Growth} from './growth.ts'
-import type {
-  ChildJob,
-  ChildMessage,
-  DecompressResult,
-  IndexResult,
-  ParentMessage,
-  UnpackProgress,
-  UnpackResult,
+import {
+  indexFileBytesMax,
+  type ChildJob,
+  type ChildMessage,
+  type DecompressResult,
+  type IndexResult,
+  type ParentMessage,
+  type UnpackProgress,
+  type UnpackResult,
 } from './protocol.ts'
 
 const PROGRESS_EVERY_MS = 250
@@ -51,17 +49,24 @@ function send(message: ChildMessage, then?: () => void): void {
 
 const growth = new Growth()
 
-function run(
+/** Each kind of job loads its own code only. */
+async function run(
   {kind, job}: ChildJob,
   onProgress: (progress: UnpackProgress) => void,
 ): Promise<UnpackResult | IndexResult | DecompressResult> {
   switch (kind) {
-    case 'unpack':
-      return extract(job, {onProgress, confine})
-    case 'index':
-      return indexArchive(job, {onProgress, confine})
-    case 'decompress':
-      return decompress(job, {growth, confine})
+    case 'unpack': {
+      const {extract} = await import('./extract.ts')
+      return await extract(job, {onProgress, confine})
+    }
+    case 'index': {
+      const {indexArchive} = await import('./erofs/index-archive.ts')
+      return await indexArchive(job, {onProgress, confine})
+    }
+    case 'decompress': {
+      const {decompress} = await import('./decompress.ts')
+      return await decompress(job, {growth, confine})
+    }
   }
 }
 

@@ -5,11 +5,10 @@
 import {createHash} from 'node:crypto'
 import {fail, fromSystemError} from '../errors.ts'
 import {readBlob} from './archive/source.ts'
-import {indexFileBytesMax} from './erofs/index-archive.ts'
 import {PlainFile} from './erofs/plain-file.ts'
 import {pushDecompressed, tellFormat} from './feed.ts'
 import type {Growth} from './growth.ts'
-import type {DecompressJob, DecompressResult} from './protocol.ts'
+import {indexFileBytesMax, type DecompressJob, type DecompressResult} from './protocol.ts'
 
 /** Where the parent puts the two files: it can give no more than descriptors. */
 export const blobFd = 4

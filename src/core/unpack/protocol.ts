@@ -1,6 +1,6 @@
 /** What the unpacker's two processes say to each other. The child handles hostile bytes, so its words are checked. */
 import {errorTable, type ErrorCode, ImgstoreError, fail} from '../errors.ts'
-import type {Profile, UnpackLimits} from '../limits.ts'
+import {GiB, type Profile, type UnpackLimits} from '../limits.ts'
 import type {ArchiveFormat} from './archive/format.ts'
 import type {UnpackWarning} from './warnings.ts'
 
@@ -74,6 +74,14 @@ export type ChildJob =
 
 /** A job, then, while one decompresses, how much there is of the blob. */
 export type ParentMessage = ChildJob | {kind: 'grown'; sizeBytes: number; isWhole: boolean}
+
+/** An entry takes at most so much of a tar beside its data, if its extended headers are not long. */
+const ENTRY_BYTES_MAX = 4096
+
+/** The largest file that indexing may write: a tar with all the data that is allowed. */
+export function indexFileBytesMax(limits: UnpackLimits): number {
+  return limits.totalBytesMax + limits.filesMax * ENTRY_BYTES_MAX + GiB
+}
 
 /** The name under which an index and a tar are written, until they are whole. */
 export function partPath(path: string): string {
