@@ -291,13 +291,13 @@ describe('an EROFS index', function () {
     withTempDir(async (dir) => {
       const body = Buffer.from('first|second|'.repeat(200))
       const content = Buffer.alloc(10_000)
-      body.copy(content, 0, 0, 6)
-      body.copy(content, 1000, 6, 13)
-      body.copy(content, 2000, 13)
+      body.copy(content, 100, 0, 512)
+      body.copy(content, 1000, 512, 1024)
+      body.copy(content, 2000, 1024)
       const records: [string, string][] = [
         ['GNU.sparse.size', '10000'],
-        ['GNU.sparse.numblocks', '3'],
-        ['GNU.sparse.map', `0,6,1000,7,2000,${body.length - 13}`],
+        ['GNU.sparse.numblocks', '4'],
+        ['GNU.sparse.map', `100,512,1000,512,2000,${body.length - 1024},10000,0`],
       ]
       const bytes = archive(pax(records), file('odd', body), file('next', 'x'))
       writeFileSync(join(dir, 'blob'), bytes)
