@@ -445,6 +445,22 @@ describe('mounting an EROFS index', function () {
       }),
     ))
 
+  it('is mounted through loop devices where the kernel does not take the files themselves', () =>
+    withTempDir(async (dir) => {
+      // As every file system's files are before Linux 6.12, those of a tmpfs still are.
+      execFileSync('mount', ['-t', 'tmpfs', 'tmpfs', dir])
+      try {
+        expect(await canMountErofs(dir, trialErofs())).to.deep.equal({ok: true, how: 'loop'})
+        await withIndex(dir, blobOf(dir), ({mountPoint}) => {
+          expect(findMounts(mountPoint)[0]?.source).to.match(/^\/dev\/loop/)
+          expect(readFileSync(join(mountPoint, 'a'), 'utf8')).to.equal('content of a')
+        })
+        expect(loops()).not.to.include(dir)
+      } finally {
+        execFileSync('umount', [dir])
+      }
+    }))
+
   it('is proved by a trial that leaves nothing', () =>
     withTempDir(async (dir) => {
       expect(await canMountErofs(dir, trialErofs())).to.deep.equal({ok: true, how: 'file'})

@@ -50,7 +50,12 @@ export function libc(): Libc {
   return found
 }
 
-const names = new Map(Object.entries(constants.errno).map(([name, value]) => [value, name]))
+const names = new Map([
+  ...Object.entries(constants.errno).map(([name, value]) => [value, name] as const),
+  // Node knows those of its own functions. These are what mount calls say: no block device; damaged.
+  [15, 'ENOTBLK'],
+  [117, 'EUCLEAN'],
+])
 
 /** The name of an errno value (`EBUSY`), as Node's own errors carry it. */
 export function errnoName(errno: number): string {
