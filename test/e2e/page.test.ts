@@ -8,12 +8,13 @@ import {makeSparseImage, writeChunked} from '../support/disk-images.ts'
 import {Scene} from '../support/program.ts'
 import {requires} from '../support/requires.ts'
 import {startServe, type Serving} from '../support/serve-process.ts'
+import {makeTestCa} from '../support/test-ca.ts'
 
 const chunkSize = 256 * 1024
 const looks = readFileSync('test/support/page-looks.js', 'utf8').replaceAll('export ', '')
 
 describe('the page', () => {
-  requires('program:chromium')
+  requires('program:chromium', 'program:openssl')
   const open = useBrowser()
   let scene: Scene
   let images: string
@@ -234,11 +235,14 @@ describe('the page', () => {
     expect(faults).to.deep.equal([])
   })
 
-  it('stops when told', async () => {
+  it('shows the throughput while it reads, and stops when told', async () => {
     const {page} = await visit()
     await page.getByLabel('Reads', {exact: true}).selectOption('1024')
     await page.getByRole('button', {name: 'Read and check'}).click()
-    await page.locator('#proof-rows tr').first().waitFor({state: 'attached'})
+    await page.locator('#rate', {hasText: /[KMG]iB\/s$/}).waitFor()
+    expect(await page.locator('#now-plot svg').getAttribute('aria-label')).to.match(
+      /^Throughput of the last 60 seconds: now .*\/s, at most .*\/s$/,
+    )
     await page.getByRole('button', {name: 'Stop'}).click()
     expect(await verdict(page)).to.match(/^Stopped after \d+ of 1024 reads/)
   })
@@ -251,6 +255,9 @@ describe('the page', () => {
     await prove(page, 'debian12')
     await page.getByText('Every read as a table').click()
     expect(await width()).to.equal(360)
+    await page.setViewportSize({width: 320, height: 740})
+    expect(await width()).to.equal(320)
+    await page.setViewportSize({width: 360, height: 740})
     // A finger needs 24 by 24 pixels (WCAG 2.2, 2.5.8).
     for (const control of await page.locator('button, select, input, summary').all()) {
       const box = await control.boundingBox()
@@ -281,7 +288,7 @@ describe('the page', () => {
   it('can be used by keyboard alone, and shows where one is', async () => {
     const {page} = await visit()
     const focus = () =>
-      page.evaluate(`(() => {
+      page.evaluate<{name: string; isSeen: boolean}>(`(() => {
         const {activeElement: at} = document
         const {outlineStyle, outlineWidth} = getComputedStyle(at)
         const box = at.getBoundingClientRect()
@@ -289,7 +296,7 @@ describe('the page', () => {
           name: at.getAttribute('aria-label') ?? at.labels?.[0]?.textContent ?? at.textContent.trim(),
           isSeen: outlineStyle !== 'none' && parseFloat(outlineWidth) >= 2 && box.width > 0 && box.top > -5,
         }
-      })()`) as Promise<{name: string; isSeen: boolean}>
+      })()`)
     const press = async (key: string): Promise<string> => {
       await page.keyboard.press(key)
       const {name, isSeen} = await focus()
@@ -341,14 +348,41 @@ describe('the page', () => {
     const names = nodes.filter(({role}) => role === 'region').map(({name}) => name)
     expect(names).to.include.members(['Now', 'Images', 'Prove streaming'])
 
-    const levels = (await page.evaluate(
+    const levels = await page.evaluate<number[]>(
       '[...document.querySelectorAll("h1, h2, h3")].map((one) => Number(one.tagName[1]))',
-    )) as number[]
+    )
     expect(levels[0]).to.equal(1)
     expect(levels.every((level, i) => i === 0 || level <= levels[i - 1]! + 1)).to.equal(true)
     const ids = '[...document.querySelectorAll("[id]")].map(({id}) => id)'
-    const all = (await page.evaluate(ids)) as string[]
+    const all = await page.evaluate<string[]>(ids)
     expect(new Set(all).size).to.equal(all.length)
+  })
+
+  it('filters many images', async () => {
+    const many = join(scene.dir, 'many')
+    mkdirSync(many)
+    for (let i = 10; i < 22; i++) writeFileSync(join(many, `disk${i}.img`), 'x'.repeat(i))
+    const other = await startServe(scene, ['--images-root', many])
+    const {page} = await visit({url: `${other.url}/`})
+    expect(await page.locator('#images-list > li:visible').count()).to.equal(12)
+    await page.getByLabel('Filter').fill(' DISK2')
+    expect(await page.locator('#images-list > li:visible h3').allTextContents()).to.deep.equal([
+      'disk20.img',
+      'disk21.img',
+    ])
+  })
+
+  it('says what to do where there are no images yet', async () => {
+    const none = join(scene.dir, 'none')
+    mkdirSync(none)
+    const other = await startServe(scene, ['--images-root', none])
+    const page = await (await open()).newPage()
+    await page.goto(`${other.url}/`)
+    await page.getByText('None yet.').waitFor()
+    expect(await page.getByRole('button', {name: 'Read and check'}).isDisabled()).to.equal(true)
+    writeFileSync(join(none, 'first.img'), 'x'.repeat(600))
+    await page.getByRole('heading', {name: 'first.img'}).waitFor()
+    expect(await prove(page, 'first.img', {reads: '16'})).to.match(/^16 reads.*nothing wrong/)
   })
 
   it('says that the server is gone, and goes on when it is back', async () => {
@@ -375,6 +409,25 @@ describe('the page', () => {
     expect(await prove(page, 'large', {reads: '16'})).to.match(/needs a lease/)
     await field.fill('a-token-for-leases-0123456789')
     expect(await prove(page, 'large', {reads: '16'})).to.match(/^16 reads.*nothing wrong/)
+  })
+
+  it('works by HTTPS and HTTP/2', async () => {
+    const ca = makeTestCa(scene.dir)
+    writeFileSync(join(scene.dir, 'tls.key'), ca.key, {mode: 0o600})
+    writeFileSync(join(scene.dir, 'tls.pem'), ca.cert)
+    const files = [
+      '--tls-cert',
+      join(scene.dir, 'tls.pem'),
+      '--tls-key',
+      join(scene.dir, 'tls.key'),
+    ]
+    const other = await startServe(scene, ['--images-root', images, ...files])
+    const url = `https://127.0.0.1:${other.port}/`
+    const {page, faults} = await visit({url, ignoreHTTPSErrors: true})
+    const protocol = 'performance.getEntriesByType("navigation")[0].nextHopProtocol'
+    expect(await page.evaluate(protocol)).to.equal('h2')
+    expect(await prove(page, 'debian12')).to.match(/64 verified .*nothing wrong/)
+    expect(faults).to.deep.equal([])
   })
 
   it('is not there for programs, and not at all when it is turned off', async () => {

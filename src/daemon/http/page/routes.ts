@@ -10,6 +10,7 @@
  * | `/ui/images.json` | the images, with where they were found and their versions    |
  */
 import type {IncomingMessage, ServerResponse} from 'node:http'
+import {setImmediate} from 'node:timers/promises'
 import type {StreamImage, Streams} from '../../../core/stream.ts'
 import {makeAsset, readAssets, type Asset} from './assets.ts'
 
@@ -54,31 +55,35 @@ export type PageAnswer = {
 }
 
 export type Page = {
-  /** The answer, or undefined where the page has nothing to say to this request. Never throws for what a client sent. */
-  answer(request: PageRequest): PageAnswer | undefined
-  /** The same, written as the response; false where the page has nothing to say. */
+  /** The answer, or undefined where the page has nothing to say to this request. Neither throws nor rejects. */
+  answer(request: PageRequest): PageAnswer | Promise<PageAnswer> | undefined
+  /** The same, written as the response, at once or soon; false where the page has nothing to say. */
   handle(o: {path: string; request: IncomingMessage; response: ServerResponse}): boolean
 }
 
 /** A page that is open for hours asks again and again, and many may be open: the list is made at most this often. */
 const listEveryMs = 2000
-/** What a person can read; each image costs a look into its directory of chunks. */
+/** What a person can read. */
 const imagesMax = 1000
+// Each image costs a look into its directory of chunks, some 0.1 ms; between so many, those who stream have their turn.
+const imagesAtOnce = 16
 
 /** Reads the assets, once; throws when the installation lacks one. */
 export function openPage(o: PageOptions): Page {
   const assets = readAssets()
-  let listed: {asset: Asset; status: 200 | 503; atMs: number} | undefined
-  const images = (): {asset: Asset; status: 200 | 503} => {
+  let listed: {listing: Promise<Listing>; atMs: number} | undefined
+  const list = (): Promise<Listing> => {
     const nowMs = performance.now()
-    if (!listed || nowMs - listed.atMs > listEveryMs) listed = {...listImages(o), atMs: nowMs}
-    return listed
+    if (!listed || nowMs - listed.atMs > listEveryMs)
+      listed = {listing: listImages(o.streams), atMs: nowMs}
+    return listed.listing
   }
   const page: Page = {
     handle({path, request, response}) {
       const answer = page.answer({method: request.method ?? '', path, headers: request.headers})
       if (!answer) return false
-      response.writeHead(answer.status, answer.headers).end(answer.body)
+      if (answer instanceof Promise) void answer.then((later) => write(response, later))
+      else write(response, answer)
       return true
     },
     answer(request) {
@@ -89,10 +94,8 @@ export function openPage(o: PageOptions): Page {
           return reply(request, assets.page, 200, {vary: 'Accept'})
         case '/ui/status.json':
           return reply(request, json(status(o)), 200)
-        case '/ui/images.json': {
-          const {asset, status} = images()
-          return reply(request, asset, status)
-        }
+        case '/ui/images.json':
+          return list().then(({asset, status}) => reply(request, asset, status))
         default: {
           const asset = assets.files.get(request.path)
           return asset && reply(request, asset, 200)
@@ -101,6 +104,10 @@ export function openPage(o: PageOptions): Page {
     },
   }
   return page
+}
+
+function write(response: ServerResponse, {status, headers, body}: PageAnswer): void {
+  response.writeHead(status, headers).end(body)
 }
 
 /** Whether `Accept` names HTML itself; a program's `*` `/*` does not ask for a page. */
@@ -180,11 +187,18 @@ function status({figures, version}: PageOptions): unknown {
   }
 }
 
-function listImages({streams}: PageOptions): {asset: Asset; status: 200 | 503} {
+type Listing = {asset: Asset; status: 200 | 503}
+
+async function listImages(streams: PageOptions['streams']): Promise<Listing> {
   try {
     const {images, problems} = streams.list()
+    const described: unknown[] = []
+    for (const image of images.slice(0, imagesMax)) {
+      if (described.length % imagesAtOnce === imagesAtOnce - 1) await setImmediate()
+      described.push(describe(image, streams))
+    }
     const asset = json({
-      images: images.slice(0, imagesMax).map((image) => describe(image, streams)),
+      images: described,
       images_total: images.length,
       // Why, with paths and all, is in the log: this is open to everybody.
       left_out: problems.slice(0, imagesMax).map(({id}) => id),

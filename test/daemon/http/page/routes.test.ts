@@ -40,12 +40,17 @@ function options(o: Partial<PageOptions> = {}): PageOptions {
 
 const browser = 'text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8'
 
-function get(path: string, headers: Record<string, string> = {}, o = options(), method = 'GET') {
-  return openPage(o).answer({method, path, headers})
+async function get(
+  path: string,
+  headers: Record<string, string> = {},
+  o = options(),
+  method = 'GET',
+) {
+  return await openPage(o).answer({method, path, headers})
 }
 
 describe('routes of the page', () => {
-  it('gives the page to who asks for HTML by name, and to nobody else', () => {
+  it('gives the page to who asks for HTML by name, and to nobody else', async () => {
     const accepted = [browser, 'text/html', 'TEXT/HTML; q=0.5', '*/*, application/xhtml+xml']
     for (const accept of accepted) expect(wantsHtml(accept), accept).to.equal(true)
     const others = [
@@ -59,12 +64,12 @@ describe('routes of the page', () => {
     ]
     for (const accept of others) expect(wantsHtml(accept), accept).to.equal(false)
 
-    expect(get('/', {accept: browser})?.headers['content-type']).to.match(/^text\/html/)
-    expect(get('/', {accept: '*/*'})).to.equal(undefined)
-    expect(get('/')).to.equal(undefined)
+    expect((await get('/', {accept: browser}))?.headers['content-type']).to.match(/^text\/html/)
+    expect(await get('/', {accept: '*/*'})).to.equal(undefined)
+    expect(await get('/')).to.equal(undefined)
   })
 
-  it('has nothing for other paths and methods', () => {
+  it('has nothing for other paths and methods', async () => {
     const none = [
       '',
       '/index.html',
@@ -75,19 +80,20 @@ describe('routes of the page', () => {
       '/ui/../routes.ts',
       '//',
     ]
-    for (const path of none) expect(get(path, {accept: browser}), path).to.equal(undefined)
+    for (const path of none) expect(await get(path, {accept: browser}), path).to.equal(undefined)
     for (const method of ['POST', 'OPTIONS', 'PUT', 'get'])
-      expect(get('/', {accept: browser}, options(), method), method).to.equal(undefined)
+      expect(await get('/', {accept: browser}, options(), method), method).to.equal(undefined)
   })
 
-  it('gives every asset that the page and its modules name', () => {
+  it('gives every asset that the page and its modules name', async () => {
     const page = openPage(options())
-    const ask = (path: string) => page.answer({method: 'GET', path, headers: {accept: browser}})
-    const html = String(ask('/')?.body)
+    const ask = async (path: string) =>
+      await page.answer({method: 'GET', path, headers: {accept: browser}})
+    const html = String((await ask('/'))?.body)
     const wanted = [...html.matchAll(/(?:src|href)="(ui\/[^"]+)"/g)].map(([, path]) => `/${path}`)
     expect(wanted).to.have.length(3)
     for (let next = 0; next < wanted.length; next++) {
-      const answer = ask(wanted[next]!)
+      const answer = await ask(wanted[next]!)
       expect(answer?.status, wanted[next]).to.equal(200)
       if (!wanted[next]!.endsWith('.js')) continue
       expect(answer?.headers['content-type']).to.equal('text/javascript; charset=utf-8')
@@ -100,9 +106,9 @@ describe('routes of the page', () => {
     expect(wanted.toSorted()).to.deep.equal(written.map((name) => `/ui/${name}`).toSorted())
   })
 
-  it('sends each answer with what keeps it safe', () => {
+  it('sends each answer with what keeps it safe', async () => {
     for (const path of ['/', '/ui/page.js', '/ui/status.json', '/ui/images.json']) {
-      const headers = get(path, {accept: browser})?.headers ?? {}
+      const headers = (await get(path, {accept: browser}))?.headers ?? {}
       expect(headers['content-security-policy'], path).to.include("default-src 'none'")
       expect(headers['content-security-policy'], path).to.include("frame-ancestors 'none'")
       expect(headers['content-security-policy'], path).to.not.include('unsafe')
@@ -117,28 +123,28 @@ describe('routes of the page', () => {
     }
   })
 
-  it('has nothing inline in the page, and nothing from elsewhere', () => {
-    const html = String(get('/', {accept: browser})?.body)
+  it('has nothing inline in the page, and nothing from elsewhere', async () => {
+    const html = String((await get('/', {accept: browser}))?.body)
     expect(html).to.not.match(/\son\w+=|\sstyle=|<style|javascript:|https?:|\/\//i)
     expect(html).to.not.match(/<script(?![^>]*\ssrc=)/)
   })
 
-  it('answers HEAD with the length, and 304 to who has it', () => {
-    const whole = get('/ui/page.css')
-    const head = get('/ui/page.css', {}, options(), 'HEAD')
+  it('answers HEAD with the length, and 304 to who has it', async () => {
+    const whole = await get('/ui/page.css')
+    const head = await get('/ui/page.css', {}, options(), 'HEAD')
     expect(head?.headers).to.deep.equal(whole?.headers)
     expect(head?.headers['content-length']).to.equal(String(whole?.body?.length))
     expect(head?.body).to.equal(undefined)
 
     const etag = whole?.headers['etag'] ?? ''
-    const known = get('/ui/page.css', {'if-none-match': `"other", ${etag}`})
+    const known = await get('/ui/page.css', {'if-none-match': `"other", ${etag}`})
     expect(known?.status).to.equal(304)
     expect(known?.body).to.equal(undefined)
     expect(known?.headers).to.include({etag}).and.not.have.property('content-length')
   })
 
-  it('says what the server does, without a word about the images', () => {
-    expect(JSON.parse(String(get('/ui/status.json')?.body))).to.deep.equal({
+  it('says what the server does, without a word about the images', async () => {
+    expect(JSON.parse(String((await get('/ui/status.json'))?.body))).to.deep.equal({
       version: '1.2.3',
       max_range_bytes: 8 << 20,
       requires_range: false,
@@ -151,8 +157,8 @@ describe('routes of the page', () => {
     })
   })
 
-  it('lists the images with their origin and versions, and no path of the host', () => {
-    const answer = get('/ui/images.json')
+  it('lists the images with their origin and versions, and no path of the host', async () => {
+    const answer = await get('/ui/images.json')
     expect(JSON.parse(String(answer?.body))).to.deep.equal({
       images: [
         {
@@ -171,19 +177,19 @@ describe('routes of the page', () => {
     })
   })
 
-  it('answers 503 in general words when the images cannot be listed, also to who asks for news', () => {
+  it('answers 503 in general words when the images cannot be listed, also to who asks for news', async () => {
     const list = (): never => {
       throw new Error('/srv/images/manifest.json: unexpected end')
     }
     const broken = options({streams: {list, versions: () => []}})
-    const answer = get('/ui/images.json', {}, broken)
+    const answer = await get('/ui/images.json', {}, broken)
     expect(answer?.status).to.equal(503)
     expect(String(answer?.body)).to.not.include('/srv')
     const etag = answer?.headers['etag'] ?? ''
-    expect(get('/ui/images.json', {'if-none-match': etag}, broken)?.status).to.equal(503)
+    expect((await get('/ui/images.json', {'if-none-match': etag}, broken))?.status).to.equal(503)
   })
 
-  it('looks at the images once for many who ask at the same time, and at a bounded number', () => {
+  it('looks at the images once for many who ask at the same time, and at a bounded number', async () => {
     let looks = 0
     const many = Array.from({length: 5000}, (_, index) => ({...image, id: `disk${index}`}))
     const list = () => {
@@ -196,16 +202,40 @@ describe('routes of the page', () => {
       return []
     }
     const page = openPage(options({streams: {list, versions}}))
-    const ask = () => page.answer({method: 'GET', path: '/ui/images.json', headers: {}})
-    const bodies = Array.from({length: 20}, () => ask()?.body)
+    const ask = async () => await page.answer({method: 'GET', path: '/ui/images.json', headers: {}})
+    const answers = await Promise.all(Array.from({length: 20}, ask))
+    const bodies = answers.map((answer) => answer?.body)
     expect(new Set(bodies).size).to.equal(1)
     expect([looks, versionLooks]).to.deep.equal([1, 1000])
     const listing = JSON.parse(String(bodies[0])) as {images: unknown[]; images_total: number}
     expect([listing.images.length, listing.images_total]).to.deep.equal([1000, 5000])
   })
 
-  it('tags an asset by its content', () => {
-    const {headers, body} = get('/ui/page.js')!
+  it('gives others their turn while it looks at many images', async () => {
+    const many = Array.from({length: 1000}, (_, index) => ({...image, id: `disk${index}`}))
+    let looksSinceTurn = 0
+    let mostLooks = 0
+    const versions = () => {
+      mostLooks = Math.max(mostLooks, ++looksSinceTurn)
+      return []
+    }
+    let isOver = false
+    const turn = (): void => {
+      looksSinceTurn = 0
+      if (!isOver) setImmediate(turn)
+    }
+    setImmediate(turn)
+    await get(
+      '/ui/images.json',
+      {},
+      options({streams: {list: () => ({images: many, problems: []}), versions}}),
+    )
+    isOver = true
+    expect(mostLooks).to.be.within(1, 32)
+  })
+
+  it('tags an asset by its content', async () => {
+    const {headers, body} = (await get('/ui/page.js'))!
     const digest = createHash('sha256').update(body!).digest('hex')
     expect(headers['etag']).to.equal(`"${digest.slice(0, 32)}"`)
   })

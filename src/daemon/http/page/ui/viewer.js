@@ -72,17 +72,20 @@ export function chooseImage(image) {
   byId('proof-start', HTMLButtonElement).focus({preventScroll: true})
 }
 
+/** Of which image the choices are. */
+let shownId = ''
+
 function showChoices() {
   const image = images.get(select('proof-image').value)
-  const chosen = select('proof-check').value
+  const chosen = image?.id === shownId ? select('proof-check').value : ''
+  shownId = image?.id ?? ''
   const versions = image?.versions ?? []
   const options = versions.map((version) =>
     make('option', {value: `v${version}`}, `chunk digests, ${versionName(version)}`),
   )
   options.push(make('option', {value: plainValue}, 'headers and lengths'))
   select('proof-check').replaceChildren(...options)
-  if (options.some(({value}) => value === chosen) && chosen !== plainValue)
-    select('proof-check').value = chosen
+  if (options.some(({value}) => value === chosen)) select('proof-check').value = chosen
   byId('proof-token-field', HTMLElement).hidden = !(server.needsLease && image?.public === false)
   showSizes()
 }
@@ -122,7 +125,7 @@ async function prove(image, signal) {
   const target = await makeTarget(image, signal)
   const manifest = target.chunked?.manifest
   const count = Number(select('proof-count').value)
-  const readBytes = Math.min(Number(select('proof-size').value), server.rangeBytesMax)
+  const readBytes = Math.max(1, Math.min(Number(select('proof-size').value), server.rangeBytesMax))
   const heldBytes = manifest?.chunkSize ?? readBytes
   const atOnce = Math.max(
     1,
