@@ -188,6 +188,11 @@ function buildContexts(
       const {makeDisk} = await import('./unpack/unpack.ts')
       return await makeDisk(request)
     },
+    decompress: async (request) => {
+      const {decompressGrowing} = await import('./unpack/unpack.ts')
+      return decompressGrowing(request)
+    },
+    freshPlains: new Map(),
     canMountErofs: async () => {
       const support = await erofsSupport(layout.store, false)
       return support.ok ? {isAble: true} : {isAble: false, reason: support.reason}

@@ -6,6 +6,7 @@ import {dirname, join} from 'node:path'
 import {setTimeout as sleep} from 'node:timers/promises'
 import {resolveSettings, type SettingKey, type Settings} from '../../src/core/settings.ts'
 import {openStreams} from '../../src/core/store.ts'
+import type {StoreDisk} from '../../src/core/stream.ts'
 import {makeServeLog} from '../../src/daemon/http/streaming/access-log.ts'
 import {logFilterOf} from '../../src/daemon/http/streaming/options.ts'
 import {openStreaming, type Streaming} from '../../src/daemon/http/streaming/streaming.ts'
@@ -56,6 +57,7 @@ export function settingsFor(flags: Flags): Settings {
 export async function withStreaming(
   flags: Flags,
   body: (scene: StreamingScene) => Promise<void>,
+  disks: () => readonly StoreDisk[] = () => [],
 ): Promise<void> {
   await withTempDir(async (dir) => {
     const images = join(dir, 'images')
@@ -68,7 +70,7 @@ export async function withStreaming(
       write: (line) => log.push(JSON.parse(line) as LogLine),
     })
     const {requireManifest} = settings
-    const streams = openStreams({imagesRoot: images, requireManifest, log: serveLog})
+    const streams = openStreams({imagesRoot: images, requireManifest, log: serveLog, disks})
     const streaming = await openStreaming({settings, streams, log: serveLog, version: '0.0.0'})
     const sockets: Socket[] = []
     const {port} = streaming

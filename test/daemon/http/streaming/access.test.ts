@@ -249,7 +249,7 @@ for (const sender of senders) {
     }
 
     it('serve both protocols on one port', async () => {
-      await withTls(async ({put, port, log}, ca) => {
+      await withTls(async ({put, port, log, streaming}, ca) => {
         const large = Buffer.alloc(3 * 1024 * 1024, 'large')
         put('large', large)
         const authority = readFileSync(ca.caFile)
@@ -274,7 +274,11 @@ for (const sender of senders) {
           expect(answers[2].headers['content-length']).to.equal(String(large.length))
           expect(answers[3].headers).to.not.have.property('access-control-allow-origin')
           expect(answers[0].headers['access-control-allow-origin']).to.equal('*')
-          expect(log.filter(({span}) => span)).to.have.length(6)
+          const logged = log.filter(({span}) => span)
+          expect(logged).to.have.length(6)
+          expect(logged.some(({fields}) => fields['aborted'])).to.equal(false)
+          expect(logged.map(({fields}) => fields['bytes_sent'])).to.include(large.length)
+          expect(streaming.door.permits.inFlight).to.equal(0)
         } finally {
           session.destroy()
         }

@@ -1,13 +1,17 @@
 /** Routes, methods, CORS, metadata, chunks and health: what does not depend on how bodies are sent. */
+import {createHash} from 'node:crypto'
 import {rmSync, symlinkSync, unlinkSync, writeFileSync} from 'node:fs'
 import {join} from 'node:path'
 import {expect} from 'chai'
+import type {Digest} from '../../../../src/core/digest.ts'
+import type {StoreDisk} from '../../../../src/core/stream.ts'
 import {
   parseAnswers,
   withStreaming,
   type Answer,
   type StreamingScene,
 } from '../../../support/streaming-server.ts'
+import {withTempDir} from '../../../support/temp-dir.ts'
 
 const longList =
   'ETag, Last-Modified, Cache-Control, Content-Range, Accept-Ranges, Content-Length, Content-Encoding'
@@ -408,6 +412,42 @@ describe('metadata of images', () => {
       expect((await get('/readyz')).body.toString()).to.equal('{"status":"error"}')
       expect((await get('/healthz')).status).to.equal(200)
       expect(await metrics()).to.match(/^imgstore_serve_catalog_problems -1$/m)
+    })
+  })
+})
+
+describe('disk images of the store', () => {
+  it('are served beside the directory, with the digest of the whole where it is wanted', async () => {
+    await withTempDir(async (dir) => {
+      const path = join(dir, 'disk.raw')
+      writeFileSync(path, '0123456789')
+      const sha256 = createHash('sha256').update('0123456789').digest('hex')
+      const disk: StoreDisk = {
+        id: 'disk',
+        name: 'Disk',
+        isPublic: true,
+        path,
+        size: 10,
+        sha256: sha256 as Digest,
+      }
+      const serve = async ({get, head, put}: StreamingScene): Promise<void> => {
+        const digest = `sha-256=:${Buffer.from(sha256, 'hex').toString('base64')}:`
+        const wanted = {'Want-Repr-Digest': 'sha-512=3, sha-256=10'}
+        for (const answer of [
+          await get('/v1/images/disk', wanted),
+          await get('/v1/images/disk', {...wanted, Range: 'bytes=2-3'}),
+          await head('/v1/images/disk', wanted),
+        ]) {
+          expect(answer.header('Repr-Digest')).to.equal(digest)
+          expect(answer.header('ETag')).to.equal(`"sha256-${sha256}"`)
+        }
+        expect((await get('/v1/images/disk')).header('Repr-Digest')).to.equal(undefined)
+        put('disk', 'of the directory')
+        const hidden = await get('/v1/images/disk', wanted)
+        expect(hidden.body.toString()).to.equal('of the directory')
+        expect(hidden.header('Repr-Digest')).to.equal(undefined)
+      }
+      await withStreaming({}, serve, () => [disk])
     })
   })
 })
