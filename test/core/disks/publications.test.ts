@@ -49,6 +49,7 @@ describe('disks that are shown', () => {
       expect(disk).to.deep.equal({
         id: 'one',
         name: 'one',
+        isPublic: true,
         path: join(dir, 'A-1.raw'),
         size: 5,
         sha256,
