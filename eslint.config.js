@@ -1,7 +1,12 @@
 import tseslint from 'typescript-eslint'
 
 export default tseslint.config(
-  {ignores: ['dist', 'coverage', 'node_modules', '.cache', '**/*.mjs', '**/*.js']},
+  {
+    ignores: [
+      ...['dist', 'coverage', 'node_modules', '.cache', '**/*.mjs'],
+      ...['*.js', '{bin,scripts,test,bench}/**/*.js'],
+    ],
+  },
   ...tseslint.configs.strictTypeChecked,
   {
     languageOptions: {
@@ -28,6 +33,16 @@ export default tseslint.config(
           message: 'read the environment in core/settings.ts only',
         },
       ],
+    },
+  },
+  {
+    // What browsers run is JavaScript with types in comments, and its own library of types.
+    files: ['src/daemon/http/page/ui/*.js'],
+    languageOptions: {
+      parserOptions: {
+        project: './src/daemon/http/page/ui/tsconfig.json',
+        tsconfigRootDir: import.meta.dirname,
+      },
     },
   },
   {

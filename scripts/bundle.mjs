@@ -2,7 +2,7 @@
 // because loading oclif, kysely and our own modules one by one costs several times what a command then does
 // (bench/start-up.ts compares). CommonJS, because there a module is evaluated when it is first asked for.
 // dist/src stays beside it for what is started as a process of its own.
-import {globSync, mkdirSync, readFileSync, writeFileSync} from 'node:fs'
+import {cpSync, globSync, mkdirSync, readFileSync, writeFileSync} from 'node:fs'
 import {readFile} from 'node:fs/promises'
 import {dirname, relative, resolve} from 'node:path'
 import {build, transform} from 'esbuild'
@@ -187,6 +187,12 @@ const {outputFiles} = await build({
   write: false,
 })
 await bundleUnpacker(dist)
+// What browsers run is served as it was written.
+const page = 'src/daemon/http/page/ui'
+cpSync(resolve(root, page), resolve(dist, page), {
+  recursive: true,
+  filter: (file) => !file.endsWith('.json'),
+})
 mkdirSync(resolve(dist, 'bundle'), {recursive: true})
 for (const {path, text} of outputFiles) {
   if (path.endsWith('.cjs')) {

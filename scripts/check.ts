@@ -8,7 +8,7 @@ import {availableParallelism} from 'node:os'
 
 type Step = {name: string; command: string; fix?: string}
 
-const shellFiles = 'bin/imgstore bin/manager .ci/run scripts/*.sh'
+const shellFiles = 'bin/imgstore bin/manager bin/aero-storage-server .ci/run scripts/*.sh'
 const steps: Step[] = [
   {name: 'lint', command: 'eslint .'},
   {
@@ -16,6 +16,7 @@ const steps: Step[] = [
     command:
       'tsc -p tsconfig.test.json --noEmit --incremental --tsBuildInfoFile .cache/types.tsbuildinfo',
   },
+  {name: 'types of the page', command: 'tsc -p src/daemon/http/page/ui'},
   {
     name: 'format',
     command:

@@ -55,8 +55,10 @@ Exit codes: [errors.md](errors.md). Settings behind the flags: [settings.md](set
 function sharedFlags(commands: Command[]): Shared[] {
   const [first] = commands
   if (!first) return []
+  // One command may have its own form of a flag, and then shows it.
   const isEverywhere = (flag: Flag): boolean =>
-    commands.every((command) => flagText(command.flags[flag.name]) === renderFlag(flag))
+    commands.filter((command) => flagText(command.flags[flag.name]) !== renderFlag(flag)).length <=
+    1
   const common = Object.values(first.flags).filter((flag) => !flag.hidden && isEverywhere(flag))
   const groups = new Set(
     commands.flatMap((command) => Object.values(command.flags).map((flag) => flag.helpGroup)),
@@ -86,8 +88,9 @@ function flagText(flag: Flag | undefined): string {
 function renderCommand(command: Command, shared: Shared[]): string {
   const args = Object.values(command.args).filter((arg) => !arg.hidden)
   const has = (flag: Flag): boolean => flagText(command.flags[flag.name]) === renderFlag(flag)
-  const groups = shared.filter(({flags}) => flags.every(has))
-  const told = new Set(groups.flatMap(({flags}) => flags.map((flag) => flag.name)))
+  const common = shared.at(-1)?.flags.filter(has) ?? []
+  const groups = shared.slice(0, -1).filter(({flags}) => flags.every(has))
+  const told = new Set([...common, ...groups.flatMap(({flags}) => flags)].map(({name}) => name))
   const flags = Object.values(command.flags).filter((f) => !f.hidden && !told.has(f.name))
   const parts = [
     `## imgstore ${spaced(command.id)}\n`,
@@ -97,7 +100,7 @@ function renderCommand(command: Command, shared: Shared[]): string {
   const lines = [
     ...args.map((arg) => `- \`${arg.name.toUpperCase()}\`: ${arg.description ?? ''}\n`),
     ...flags.map(renderFlag),
-    ...groups.slice(0, -1).map(({title}) => `- ${link(title)}\n`),
+    ...groups.map(({title}) => `- ${link(title)}\n`),
   ]
   if (lines.length > 0) parts.push(lines.join(''))
   if (command.aliases?.length)

@@ -85,7 +85,7 @@ function renderSettings(): string {
     .map(([key, spec]) => [
       `\`${key}\``,
       spec.flag ? `\`--${spec.flag}\`` : '',
-      (spec.env ?? []).map((name) => `\`${name}\``).join(' '),
+      [...(spec.env ?? []), ...(spec.lenientEnv ?? [])].map((name) => `\`${name}\``).join(' '),
       spec.default === undefined ? '' : `\`${formatValue(spec, spec.default)}\``,
       expectation(spec),
       spec.doc,

@@ -37,7 +37,7 @@ export default class Serve extends BaseCommand {
       'sender',
     ]),
     ...settingFlags(
-      ['corsOrigins', 'resourcePolicy', 'corsPreflightMaxAgeSecs', 'publicCacheMaxAgeSecs'],
+      ['corsOrigins', 'resourcePolicy', 'corsPreflightMaxAgeSecs', 'publicCacheMaxAgeSecs', 'page'],
       'BROWSERS AND CACHES',
     ),
     ...settingFlags(

@@ -73,7 +73,7 @@ function isAddress(text: string): boolean {
 }
 
 function parseCount(raw: unknown): number | undefined {
-  return typeof raw === 'string' && /^\d{1,15}$/.test(raw) ? Number(raw) : undefined
+  return typeof raw === 'string' && /^\d{1,16}$/.test(raw) ? Number(raw) : undefined
 }
 
 const byteUnits = new Map([
@@ -125,10 +125,7 @@ export function parseDuration(raw: unknown): number | undefined {
 }
 
 /** A value as the docs and `doctor --settings` show it; `parseValue` reads it back. */
-export function formatValue(
-  kind: SettingKind,
-  value: SettingValue | undefined,
-): string {
+export function formatValue(kind: SettingKind, value: SettingValue | undefined): string {
   if (value === undefined) return ''
   if (kind.kind === 'bytes' && typeof value === 'number')
     return formatExact(value, ['B', 'KiB', 'MiB', 'GiB', 'TiB'], [1024, 1024, 1024, 1024])

@@ -478,6 +478,14 @@ export const settingTable = define({
     lenientEnv: ['AERO_STORAGE_REQUIRE_RANGE'],
     doc: 'Refuse to send a whole image: a GET without a range gets 416.',
   },
+  page: {
+    kind: 'flag',
+    default: true,
+    command: 'serve',
+    flag: 'page',
+    env: ['IMGSTORE_PAGE'],
+    doc: 'Show a page with the images to who opens / in a browser. `--no-page`: the API alone.',
+  },
   disableMetrics: {
     kind: 'flag',
     default: false,
@@ -882,9 +890,9 @@ export function expectation(spec: SettingSpec): string {
     case 'flag':
       return 'true or false'
     case 'list':
-      return 'values separated by commas'
+      return 'a list, separated by commas'
     case 'address':
-      return 'an address such as 127.0.0.1:8080 or [::1]:8080'
+      return 'a numeric address with a port, such as 127.0.0.1:8080 or [::1]:8080'
     case 'choice':
       return `one of ${spec.choices.join(', ')}`
     case 'count':

@@ -55,6 +55,7 @@ export type {
   SettleOptions,
 } from './images/images.ts'
 export type {Runs} from './images/history.ts'
+export {hasSocketCalls, send, sendfile, WOULD_BLOCK} from './syscalls/sendfile.ts'
 export type {WorkOptions} from './images/work.ts'
 // Serving a plain directory needs no store, so this one service opens by itself.
 export {openStreams, type StreamsOptions} from './streams/streams.ts'
@@ -187,6 +188,11 @@ function buildContexts(
       const {makeDisk} = await import('./unpack/unpack.ts')
       return await makeDisk(request)
     },
+    decompress: async (request) => {
+      const {decompressGrowing} = await import('./unpack/unpack.ts')
+      return decompressGrowing(request)
+    },
+    freshPlains: new Map(),
     canMountErofs: async () => {
       const support = await erofsSupport(layout.store, false)
       return support.ok ? {isAble: true} : {isAble: false, reason: support.reason}

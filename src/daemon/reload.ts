@@ -25,20 +25,22 @@ export type SettingChange = {setting: SettingKey; from: string; to: string}
 
 /**
  * What a reload makes of new settings: those that hold from now on (fixed ones keep their old value), what changed,
- * and what would have changed had the worker been restarted. Secrets are shown as `***`.
+ * and what would have changed had the process been restarted. Only settings of `command` are looked at, and without one
+ * those that belong to none. Secrets are shown as `***`.
  */
 export function mergeSettings(
   old: Settings,
   next: Settings,
-  fixed = workerFixed,
+  o: {fixed: ReadonlySet<SettingKey>; command?: string} = {fixed: workerFixed},
 ): {settings: Settings; changed: SettingChange[]; needRestart: SettingChange[]} {
   const merged: Record<string, unknown> = {...next}
   const changed: SettingChange[] = []
   const needRestart: SettingChange[] = []
   for (const key of settingKeys) {
-    if (old[key] === next[key]) continue
+    const spec: SettingSpec = settingTable[key]
+    if (spec.command !== o.command || isSame(old[key], next[key])) continue
     const change = {setting: key, from: shown(key, old[key]), to: shown(key, next[key])}
-    if (fixed.has(key)) {
+    if (o.fixed.has(key)) {
       merged[key] = old[key]
       needRestart.push(change)
     } else {
@@ -46,6 +48,10 @@ export function mergeSettings(
     }
   }
   return {settings: Object.freeze(merged) as Settings, changed, needRestart}
+}
+
+function isSame(a: unknown, b: unknown): boolean {
+  return a === b || (Array.isArray(a) && Array.isArray(b) && a.join(',') === b.join(','))
 }
 
 function shown(key: SettingKey, value: Settings[SettingKey]): string {

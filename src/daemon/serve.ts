@@ -18,7 +18,6 @@ import {
 import {openStreams} from '../core/store.ts'
 import type {StoreDisk, Streams} from '../core/stream.ts'
 import {makeServeLog, type ServeLog} from './http/streaming/access-log.ts'
-import type {Page} from './http/streaming/context.ts'
 import {makeLineWriter} from './http/streaming/line-writer.ts'
 import {logFilterOf} from './http/streaming/options.ts'
 import {openStreaming, type Streaming} from './http/streaming/streaming.ts'
@@ -38,7 +37,6 @@ export type ServeOptions = ResolvedSettings & {
   configure: () => ResolvedSettings
   /** Disk images of a store, served beside those of the directory; asked at each request. */
   disks?: () => readonly StoreDisk[]
-  page?: Page
 }
 
 const standardOutput = 1
@@ -52,11 +50,9 @@ const fixed: ReadonlySet<SettingKey> = new Set<SettingKey>([
   'imagesRoot',
   'requireManifest',
   'metricsMaxIds',
+  'page',
   'sender',
   'drainTimeoutMs',
-  'notifySocket',
-  'watchdogUsec',
-  'watchdogPid',
 ])
 
 /**
@@ -89,7 +85,6 @@ export async function runServe(o: ServeOptions): Promise<number> {
         log,
         version,
         linesLost: () => writer.linesLost,
-        ...(o.page ? {page: o.page} : {}),
       })
       reload = makeReload(o, streaming, log, notifier)
       await host({...o, streaming, log, notifier, version, stopped: stopped.promise})
@@ -113,7 +108,11 @@ function openImages(o: ServeOptions, log: ServeLog): Streams {
     mkdirSync(imagesRoot, {recursive: true})
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error)
-    throw fail('serve_failed', {reason: `the images directory cannot be made: ${reason}`}, {cause: error})
+    throw fail(
+      'serve_failed',
+      {reason: `the images directory cannot be made: ${reason}`},
+      {cause: error},
+    )
   }
   const {disks} = o
   return openStreams({imagesRoot, requireManifest, log, ...(disks ? {disks} : {})})
@@ -139,7 +138,10 @@ async function host(
   for (const warning of o.warnings) log.warn({warning}, 'a setting is ignored')
   if (o.origins.metricsAuthToken.startsWith('flag '))
     log.warn(
-      {flag: '--metrics-auth-token', better: 'IMGSTORE_METRICS_AUTH_TOKEN or --metrics-auth-token-file'},
+      {
+        flag: '--metrics-auth-token',
+        better: 'IMGSTORE_METRICS_AUTH_TOKEN or --metrics-auth-token-file',
+      },
       'a secret on the command line can be seen by every user of this host',
     )
   log.info(
@@ -207,7 +209,10 @@ function makeReload(
     notifier.send('RELOADING=1', monotonicUsec())
     try {
       const next = o.configure()
-      const {settings, changed, needRestart} = mergeSettings(current, next.settings, fixed)
+      const {settings, changed, needRestart} = mergeSettings(current, next.settings, {
+        fixed,
+        command: 'serve',
+      })
       const isTls = current.tlsCert !== undefined
       if (isTls !== (settings.tlsCert !== undefined))
         throw fail('serve_failed', {reason: 'TLS cannot be switched on or off without a restart'})

@@ -7,9 +7,9 @@ import {
   DeleteObjectCommand,
   GetObjectCommand,
   HeadObjectCommand,
-  ListObjectsV2Command,
   PutObjectCommand,
   S3Client,
+  paginateListObjectsV2,
 } from '@aws-sdk/client-s3'
 import {expect} from 'chai'
 import {
@@ -79,8 +79,10 @@ export function bucketSuite(name: string, {needs, start}: BucketSuiteOptions): v
     const check = (version: string, readsData = true) =>
       verify(`s3://${bucket}/images/debian/${version}`, {readsData, settings: settings()})
     const keys = async (prefix: string): Promise<string[]> => {
-      const found = await client.send(new ListObjectsV2Command({Bucket: bucket, Prefix: prefix}))
-      return (found.Contents ?? []).map(({Key}) => Key ?? '').toSorted()
+      const found: string[] = []
+      for await (const page of paginateListObjectsV2({client}, {Bucket: bucket, Prefix: prefix}))
+        found.push(...(page.Contents ?? []).map(({Key}) => Key ?? ''))
+      return found.toSorted()
     }
     const disk = (bytes: Buffer): string => {
       const path = join(dir, `${sha256(bytes).slice(0, 12)}.img`)

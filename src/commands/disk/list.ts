@@ -9,7 +9,7 @@ export default class DiskList extends BaseCommand {
   static override summary = 'List the disk images of a directory as they would be served.'
   static override description = `With their sizes, ETags and the versions of their chunked form. What is left out is named with the reason. With --quiet, only their ids.
 
-Exit codes: 0 done, 3 some entry is left out, 10 there is no such directory, 1 its catalog is invalid.`
+Exit codes: 0 done, 3 some entry is left out, 10 there is no such directory, 15 its catalog is invalid.`
   static override usage = 'disk list [flags]'
   static override examples = [
     {description: 'List ./images.', command: '<%= config.bin %> disk list'},

@@ -10,6 +10,8 @@ import type {Logger} from '../log.ts'
 import type {Settings} from '../settings.ts'
 import type {Source} from '../sources/contract.ts'
 import type {
+  Decompression,
+  DecompressRequest,
   DiskRequest,
   DiskResult,
   IndexRequest,
@@ -32,6 +34,9 @@ export type ImagesContext = {
   unpack: (request: UnpackRequest) => Promise<UnpackResult>
   indexTar: (request: IndexRequest) => Promise<IndexResult>
   makeDisk: (request: DiskRequest) => Promise<DiskResult>
+  decompress: (request: DecompressRequest) => Promise<Decompression>
+  /** The plain tars that this process made itself, until they were indexed: what they held when they were adopted. */
+  freshPlains: Map<Digest, {sizeBytes: number; mtimeMs: number}>
   /** Whether this process can mount on this host, proved by a trial mount; asked once. */
   canMount: () => Promise<{isAble: true} | {isAble: false; reason: string}>
   /** The same for EROFS images whose data is in other files. */

@@ -1,8 +1,11 @@
 /** Where the chunked form of a disk image is read from, as the verifier sees it. */
 import type {Digest} from '../digest.ts'
 
-/** One chunk as it was seen. `problems` are about how it is delivered, as sentence parts. */
-export type SeenChunk = {sizeBytes: number; digest?: Digest; readBytes: number; problems: string[]}
+/**
+ * One chunk as it was seen; what is no file has no size. `problems` are about how it is kept or delivered, as sentence
+ * parts.
+ */
+export type SeenChunk = {sizeBytes?: number; digest?: Digest; readBytes: number; problems: string[]}
 
 export type ChunkReader = {
   /** For messages, without secrets. */

@@ -172,10 +172,10 @@ async function publish(
     },
     {
       clock: systemClock,
-      openTarget: (name, {isFlat}) =>
+      openTarget: (name) =>
         address
           ? openRemote(address, id, name ?? '', settings, options.signal)
-          : openLocalTarget({imagesRoot, id, version: name, isFlat}),
+          : openLocalTarget({imagesRoot, id, version: name, kind: version.kind}),
       needsVersionFirst: async () =>
         address !== undefined || (await hasDigestVersion(imagesRoot, id)),
     },

@@ -23,7 +23,7 @@ export async function openLocalReader(place: string): Promise<ChunkReader> {
     const chunk = await examineChunkFile(join(dir, 'chunks', name), buffer)
     if (chunk.kind === 'absent') return undefined
     if (chunk.kind === 'file') return {...chunk, problems: []}
-    return {sizeBytes: 0, readBytes: 0, problems: ['it is not a regular file']}
+    return {readBytes: 0, problems: ['it is not a regular file']}
   }
   return {
     place: dir,

@@ -31,7 +31,8 @@ export type LocalPlace = {
   id: string
   /** Undefined when it is known only at the end, or when the layout is flat. */
   version: string | undefined
-  isFlat: boolean
+  /** Where the version comes from; `none` is the flat layout. */
+  kind: 'given' | 'sha256' | 'none'
 }
 
 /** Where the chunked forms of an image are. */
@@ -50,20 +51,22 @@ const stagingMark = '~publishing'
 export async function openLocalTarget(place: LocalPlace): Promise<ChunkTarget> {
   const image = chunkedDir(place.imagesRoot, place.id)
   await makeDirectory(image)
-  const name = place.isFlat ? '' : (place.version ?? 'sha256')
+  // A version by digest is worked on under one name, so that its next attempt finds what was done.
+  const name =
+    place.kind === 'given' ? (place.version ?? '') : place.kind === 'none' ? '' : 'sha256'
   // Without the calls for a lock each process writes for itself; the last rename decides, and nothing is taken up again.
   const isLocked = hasFileCalls()
-  const staging = join(
-    image,
-    `${name}${stagingMark}${isLocked ? '' : `-${randomBytes(6).toString('hex')}`}`,
-  )
-  const final = place.isFlat || place.version === undefined ? image : join(image, place.version)
-  const lock = isLocked ? acquireLock(`${staging}.lock`) : undefined
+  const own = isLocked ? '' : `-${randomBytes(6).toString('hex')}`
+  const staging = join(image, `${name}${stagingMark}${own}`)
+  const final =
+    place.kind === 'none' || place.version === undefined ? image : join(image, place.version)
+  // One publisher for an image: what one of its versions is made of can be the name of another.
+  const lock = isLocked ? acquireLock(join(image, `${stagingMark}.lock`)) : undefined
   if (isLocked && lock === undefined) throw fail('disk_busy', {place: final})
-  return new LocalTarget({...place, image, staging, final, isAlone: isLocked}, lock)
+  return new LocalTarget({...place, image, staging, final}, lock)
 }
 
-type Places = LocalPlace & {image: string; staging: string; final: string; isAlone: boolean}
+type Places = LocalPlace & {image: string; staging: string; final: string}
 
 class LocalTarget implements ChunkTarget {
   readonly #places: Places
@@ -85,7 +88,7 @@ class LocalTarget implements ChunkTarget {
   }
 
   get #hasVersion(): boolean {
-    return !this.#places.isFlat
+    return this.#places.kind !== 'none'
   }
 
   async existing(): Promise<Uint8Array | undefined> {
@@ -146,9 +149,11 @@ class LocalTarget implements ChunkTarget {
   }
 
   async commit(files: TargetFiles): Promise<void> {
-    const {final} = this.#places
+    const {final, staging} = this.#places
     if (this.#mode === 'mend') {
       await syncDirectory(this.#chunksDir)
+      // What an attempt left that was cut off behind its last rename.
+      await rm(staging, {recursive: true, force: true})
       return
     }
     await this.#stage(files)

@@ -66,7 +66,7 @@ export type PublishReport = {
 export type PublishDeps = {
   clock: Clock
   /** The target of a version; undefined: its name is known only at the end (`commit` says it). */
-  openTarget(version: string | undefined, place: {isFlat: boolean}): Promise<ChunkTarget>
+  openTarget(version: string | undefined): Promise<ChunkTarget>
   /** Whether the digest of the whole must be known before anything is written. */
   needsVersionFirst(): Promise<boolean>
 }
@@ -97,7 +97,7 @@ export async function publishDisk(
       sha256 = await digestWhole(job)
     const version =
       request.version.kind === 'given' ? request.version.version : sha256 && versionOfDigest(sha256)
-    const target = await deps.openTarget(version, {isFlat: request.version.kind === 'none'})
+    const target = await deps.openTarget(version)
     try {
       return await publishTo(target, job, {version, sha256, clock: deps.clock})
     } finally {

@@ -39,6 +39,7 @@ export type ServeLog = Logger & {
   setFilter(filter: LogFilter): void
 }
 
+const levels = ['', 'ERROR', 'WARN', 'INFO', 'DEBUG']
 const pathMax = 256
 const target = defaultTarget
 
@@ -50,7 +51,9 @@ export function makeServeLog(o: {
   let {filter} = o
   const now = o.now ?? (() => Date.now())
   const stamp = makeStamp(now)
-  const line = (level: string, message: string, fields: LogFields, span = ''): void => {
+  const line = (rank: number, message: string, fields: LogFields, span = ''): void => {
+    if (filter.rank < rank) return
+    const level = levels[rank] ?? ''
     const json = JSON.stringify({message, ...cleanFields(fields)})
     o.write(
       `{"timestamp":"${stamp()}","level":"${level}","fields":${json},"target":"${target}"${span}}\n`,
@@ -60,10 +63,10 @@ export function makeServeLog(o: {
     get isInfo() {
       return filter.rank >= 3
     },
-    error: (fields, message) => void (filter.rank >= 1 && line('ERROR', message, fields)),
-    warn: (fields, message) => void (filter.rank >= 2 && line('WARN', message, fields)),
-    info: (fields, message) => void (filter.rank >= 3 && line('INFO', message, fields)),
-    debug: (fields, message) => void (filter.rank >= 4 && line('DEBUG', message, fields)),
+    error: (fields, message) => line(1, message, fields),
+    warn: (fields, message) => line(2, message, fields),
+    info: (fields, message) => line(3, message, fields),
+    debug: (fields, message) => line(4, message, fields),
     request: (r) => {
       if (filter.rank < 3) return
       const aborted = r.isAborted ? ',"aborted":true' : ''
@@ -73,16 +76,14 @@ export function makeServeLog(o: {
       )
     },
     failure: (message, error, r) => {
-      if (filter.rank < 1) return
       const span = spanOf(r)
-      line('ERROR', message, {error: errorText(error)}, `,"span":${span},"spans":[${span}]`)
+      line(1, message, {error: errorText(error)}, `,"span":${span},"spans":[${span}]`)
     },
     setFilter: (next) => {
       filter = next
     },
   }
 }
-
 
 function spanOf(r: RequestSpan): string {
   const image = r.imageId === undefined ? '' : `,"image_id":${text(r.imageId)}`

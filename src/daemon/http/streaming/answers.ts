@@ -1,4 +1,5 @@
 /** The answers that several endpoints give alike: errors, preflights, refusals. */
+import {hasPolicy} from './cors.ts'
 import type {Exchange} from './exchange.ts'
 
 const plainText = 'text/plain; charset=utf-8'
@@ -93,5 +94,12 @@ export function mayRead(exchange: Exchange, imageId: string, isPublic: boolean):
 /** 401 or 403, in the form of the route's family. */
 export function refuse(exchange: Exchange, status: 401 | 403, isExpired = false): void {
   const challenge = isExpired ? 'Bearer error="invalid_token"' : 'Bearer'
-  answerError(exchange, status, status === 401 ? ['WWW-Authenticate', challenge] : [])
+  const {resourcePolicy} = exchange.door.options.cors
+  answerError(exchange, status, [
+    ...(status === 401 ? ['WWW-Authenticate', challenge] : []),
+    // A page that embeds what it may not read is to learn the status all the same, whatever it asked for.
+    ...(hasPolicy.has(exchange.route.family)
+      ? []
+      : ['Cross-Origin-Resource-Policy', resourcePolicy]),
+  ])
 }

@@ -9,7 +9,7 @@ export const sliceBytes = 256 * 1024
 const keptMax = {small: 128, slice: 96}
 const kept: {small: Buffer[]; slice: Buffer[]} = {small: [], slice: []}
 
-export function takeBuffer(size: typeof smallBytes | typeof sliceBytes): Buffer {
+export function takeBuffer(size: typeof smallBytes): Buffer {
   const pool = size === smallBytes ? kept.small : kept.slice
   return pool.pop() ?? Buffer.allocUnsafeSlow(size)
 }

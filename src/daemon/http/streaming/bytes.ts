@@ -6,7 +6,7 @@
 import {toImgstoreError} from '../../../core/errors.ts'
 import {formatHttpDate} from '../../../core/http-date.ts'
 import {decideBytes} from '../../../core/http-conditions.ts'
-import type {FoundImage, OpenedFile} from '../../../core/stream.ts'
+import type {FoundImage, OpenedFile, Streams} from '../../../core/stream.ts'
 import {answerBusy, answerError, answerPreflight, mayRead} from './answers.ts'
 import type {Exchange} from './exchange.ts'
 import {areSegmentsShort, readNames} from './names.ts'
@@ -26,7 +26,7 @@ export function answerBytes(exchange: Exchange): void {
   }
   // A file that is replaced between finding and opening it is found anew; one that never stands still is given up.
   for (let attempt = 1; ; attempt++) {
-    const image = findImage(exchange, names.image)
+    const image = findImage(exchange, names.image, attempt > 1)
     if (!image || !mayRead(exchange, image.id, image.isPublic)) return
     if (answerWith(exchange, image, attempt === attemptsMax)) return
   }
@@ -34,10 +34,23 @@ export function answerBytes(exchange: Exchange): void {
 
 const attemptsMax = 3
 
-function findImage(exchange: Exchange, id: string): FoundImage | undefined {
+// What was found in this turn of the event loop. The requests of one turn were all on their way before it began, so that
+// none of them can have been sent after a change that an earlier one did not see; and two system calls are spared.
+const foundNow = new Map<string, {streams: Streams; image: FoundImage}>()
+const forgetFound = (): void => foundNow.clear()
+
+function findImage(exchange: Exchange, id: string, isAgain: boolean): FoundImage | undefined {
+  const {streams} = exchange.door
+  const known = isAgain ? undefined : foundNow.get(id)
+  if (known?.streams === streams) return known.image
   try {
-    const image = exchange.door.streams.find(id)
-    if (!image) answerError(exchange, 404)
+    const image = streams.find(id)
+    if (!image) {
+      answerError(exchange, 404)
+      return undefined
+    }
+    if (foundNow.size === 0) setImmediate(forgetFound)
+    foundNow.set(id, {streams, image})
     return image
   } catch (error) {
     answerStoreError(exchange, error, 'meta')
@@ -61,13 +74,15 @@ function answerWith(exchange: Exchange, image: FoundImage, isLast: boolean): boo
     image,
     door.options.policy,
   )
-  const body = decision.status === 206 || decision.status === 200 ? bodyOf(decision, image) : undefined
+  const body =
+    decision.status === 206 || decision.status === 200 ? bodyOf(decision, image) : undefined
   if (body && !isHead && !openBody(exchange, image, body, isLast)) return false
   if (decision.rangeResult) door.metrics.countRange(decision.rangeResult)
   if (body && !isHead) return true
-  if (body) exchange.answer(body.status, bodyHeaders(exchange, image, body))
-  else if (decision.status === 304)
-    exchange.answer(304, [...headOf(exchange, image).common, ...exchange.cors])
+  if (body) {
+    const all = [...headOf(exchange, image).fixed, ...ownHeaders(exchange, image, body)]
+    exchange.answer(body.status, all)
+  } else if (decision.status === 304) exchange.answer(304, headOf(exchange, image).notModified)
   else answerError(exchange, decision.status, refusalHeaders(decision.status, image))
   return true
 }
@@ -95,22 +110,22 @@ function openBody(exchange: Exchange, image: FoundImage, body: Body, isLast: boo
     else answerStoreError(exchange, error, 'open_range')
     return true
   }
-  const headers = bodyHeaders(exchange, image, body)
-  exchange.deliver({...body, headers, file, countAs: image.id})
+  const {status, start, end} = body
+  const headers = ownHeaders(exchange, image, body)
+  const fixedHeaders = headOf(exchange, image).fixed
+  exchange.deliver({status, fixedHeaders, headers, file, start, end, countAs: image.id})
   return true
 }
 
-function bodyHeaders(exchange: Exchange, image: FoundImage, body: Body): string[] {
-  const {content, common} = headOf(exchange, image)
-  const headers = [...content, ...common]
+/** Headers of this answer alone. */
+function ownHeaders(exchange: Exchange, image: FoundImage, body: Body): string[] {
   const {start, end} = body
-  headers.push('Content-Length', String(end - start + 1))
+  const headers = ['Content-Length', String(end - start + 1)]
   if (body.status === 206) headers.push('Content-Range', `bytes ${start}-${end}/${image.size}`)
   if (image.sha256 !== undefined && wantsSha256(exchange.headers.wantReprDigest)) {
     const digest = Buffer.from(image.sha256, 'hex').toString('base64')
     headers.push('Repr-Digest', `sha-256=:${digest}:`)
   }
-  headers.push(...exchange.cors)
   return headers
 }
 
@@ -121,18 +136,19 @@ function refusalHeaders(status: number, image: FoundImage): string[] {
 
 /** Whether `Want-Repr-Digest` (RFC 9530 section 4) asks for SHA-256: with a weight that is not 0. */
 export function wantsSha256(value: string | undefined): boolean {
-  const weight = value === undefined ? null : /(?:^|[,\t ])sha-256=(\d{1,2})(?=$|[,;\t ])/.exec(value)
+  const weight =
+    value === undefined ? null : /(?:^|[,\t ])sha-256=(\d{1,2})(?=$|[,;\t ])/.exec(value)
   return weight !== null && Number(weight[1]) > 0
 }
 
-/** Headers that are the same for every answer from one version of an image. */
+/** Headers that are the same for every answer from one version of an image to pages of one origin. */
 type Head = {
   etag: string
   modifiedNs: bigint | undefined
   cacheControl: string
-  content: readonly string[]
-  /** Of 304 too. */
-  common: readonly string[]
+  cors: readonly string[]
+  fixed: readonly string[]
+  notModified: readonly string[]
 }
 
 const heads = new Map<string, Head>()
@@ -151,15 +167,18 @@ function headOf(exchange: Exchange, image: FoundImage): Head {
   const isShared = image.isPublic && !hasCookie && authorization === undefined
   const cacheControl = isShared ? exchange.door.options.publicCacheControl : privateCacheControl
   const key = isShared ? image.id : `${image.id} private`
+  const {cors} = exchange
   const known = heads.get(key)
   if (known?.etag === image.etag && known.modifiedNs === image.modifiedNs)
-    if (known.cacheControl === cacheControl) return known
+    if (known.cacheControl === cacheControl && known.cors === cors) return known
   if (heads.size >= headsMax) heads.clear()
   const {etag, modifiedNs} = image
   const modified = formatHttpDate(modifiedNs)
   const common = ['Accept-Ranges', 'bytes', 'Cache-Control', cacheControl, 'ETag', etag]
   if (modified !== undefined) common.push('Last-Modified', modified)
-  const head = {etag, modifiedNs, cacheControl, content, common}
+  const fixed = [...content, ...common, ...cors]
+  const notModified = [...common, ...cors]
+  const head = {etag, modifiedNs, cacheControl, cors, fixed, notModified}
   heads.set(key, head)
   return head
 }

@@ -1,7 +1,9 @@
 import {sendPlainly} from './send.ts'
 import type {Sender} from './sender.ts'
+import {openFastSender} from './sendfile.ts'
 
 /** The sender that a setting asks for: `auto` is the best that this host has. */
-export function chooseSender(_wanted: 'auto' | 'plain'): Promise<{name: string; sender: Sender}> {
-  return Promise.resolve({name: 'plain', sender: sendPlainly})
+export function chooseSender(wanted: 'auto' | 'plain'): {name: string; sender: Sender} {
+  const fast = wanted === 'auto' ? openFastSender({fallback: sendPlainly}) : undefined
+  return fast ? {name: 'sendfile', sender: fast} : {name: 'plain', sender: sendPlainly}
 }

@@ -38,6 +38,8 @@ export function answerChunked(exchange: Exchange): void {
   if (!isTaken) found.file.release()
 }
 
+const none: readonly string[] = []
+
 function openChunked(exchange: Exchange, names: Names): FoundChunked | undefined {
   try {
     const found = exchange.door.streams.openChunked(names.image, names.version, names.chunk)
@@ -89,6 +91,14 @@ function answerWith(exchange: Exchange, names: Names, {isPublic, file}: FoundChu
     return false
   }
   const countAs = isChunk ? names.image : undefined
-  exchange.deliver({status: 200, headers: complete, file, start: 0, end: file.size - 1, countAs})
+  exchange.deliver({
+    status: 200,
+    fixedHeaders: none,
+    headers: complete,
+    file,
+    start: 0,
+    end: file.size - 1,
+    countAs,
+  })
   return true
 }

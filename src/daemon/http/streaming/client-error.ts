@@ -26,6 +26,7 @@ export function answerClientError(
   socket: Socket,
   answerTo: (request: {method: string; path: string}) => BareAnswer,
 ): void {
+  if (answered.has(socket)) return
   // Where an answer is under way, these bytes would end up inside it.
   if (error.code === 'ECONNRESET' || !socket.writable || hasAnswer(socket)) {
     socket.destroy()
@@ -55,14 +56,23 @@ function decide(
   }
 }
 
+/** Sockets whose end is under way: what still comes is no longer parsed. */
+const answered = new WeakSet<Socket>()
+const lingerMs = 1000
+
 /** Ends a connection with an answer that has no body. */
 export function endWith(socket: Socket, status: number, headers: readonly string[]): void {
   let text = `HTTP/1.1 ${status} ${reasons[status] ?? ''}\r\n`
   for (let i = 0; i + 1 < headers.length; i += 2)
     text += `${headers[i] ?? ''}: ${headers[i + 1] ?? ''}\r\n`
   text += `Content-Length: 0\r\nConnection: close\r\nDate: ${new Date().toUTCString()}\r\n\r\n`
-  // What the client may still send is read and dropped, so that the answer is not lost to a reset.
-  socket.end(text, () => socket.destroySoon())
+  answered.add(socket)
+  socket.end(text)
+  // Closing a socket that has unread bytes resets it, and the client may lose the answer: so what it still sends is
+  // read and dropped, but not for long.
+  const timer = setTimeout(() => socket.destroy(), lingerMs)
+  socket.once('close', () => clearTimeout(timer))
+  socket.resume()
 }
 
 const lineCharsMax = 8192
@@ -83,4 +93,3 @@ function hasAnswer(socket: Socket): boolean {
   const answer = (socket as {_httpMessage?: {headersSent: boolean} | null})._httpMessage
   return answer !== undefined && answer !== null
 }
-

@@ -195,7 +195,8 @@ export function clientOf(address: string | undefined): string {
   if (mapped !== undefined || !text.includes(':')) return mapped ?? text
   const [head = '', tail] = text.split('%', 1)[0]?.split('::') ?? []
   const groups = head === '' ? [] : head.split(':')
-  const missing = tail === undefined ? 0 : 8 - groups.length - (tail === '' ? 0 : tail.split(':').length)
+  const missing =
+    tail === undefined ? 0 : 8 - groups.length - (tail === '' ? 0 : tail.split(':').length)
   while (groups.length < 4 && missing > 0) groups.push('0')
   return groups.slice(0, 4).join(':')
 }

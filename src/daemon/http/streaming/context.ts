@@ -51,6 +51,8 @@ export type DoorContext = {
   /** The list of images; logs once when it cannot be read. */
   listImages(): ReturnType<Streams['list']>
   countOpenFile(change: 1 | -1): void
+  /** Whether the answer needs no word about its connection, which just stays open. */
+  keepsConnection(request: IncomingMessage, response: ServerResponse): boolean
   /** Leaves out or adds the `Connection` header as this answer needs it. */
   tidyConnection(request: IncomingMessage, response: ServerResponse, headers: string[]): void
 }

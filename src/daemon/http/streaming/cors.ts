@@ -17,7 +17,13 @@ const exposed: Record<Family, string | undefined> = {
   lease: 'Cache-Control',
   plain: undefined,
 }
-const hasPolicy: ReadonlySet<Family> = new Set<Family>(['bytes', 'chunked', 'metrics', 'lease'])
+/** Whose answers carry `Cross-Origin-Resource-Policy`. */
+export const hasPolicy: ReadonlySet<Family> = new Set<Family>([
+  'bytes',
+  'chunked',
+  'metrics',
+  'lease',
+])
 
 export type CorsOptions = {
   /** Allowed origins; `undefined` or one `*` among them: all. */
@@ -31,7 +37,7 @@ export type Cors = {
   headers(family: Family, origin: string | undefined): readonly string[]
   /** All headers of the answer to OPTIONS. */
   preflight(family: Family, origin: string | undefined): readonly string[]
-  readonly isWildcard: boolean
+  readonly resourcePolicy: string
 }
 
 // Known origins are few; what strangers send is not kept beyond this.
@@ -88,7 +94,7 @@ export function makeCors(o: CorsOptions): Cors {
     ]
   }
   return {
-    isWildcard,
+    resourcePolicy: o.resourcePolicy,
     headers: remember(makeHeaders, isWildcard),
     preflight: remember(makePreflight, isWildcard),
   }
@@ -100,8 +106,8 @@ function remember(make: Make, isWildcard: boolean): Make {
   const known = new Map<Family, Map<string | undefined, readonly string[]>>()
   return (family, origin) => {
     const key = isWildcard ? undefined : origin
-    let lists = known.get(family)
-    if (!lists) known.set(family, (lists = new Map()))
+    const lists = known.get(family) ?? new Map<string | undefined, readonly string[]>()
+    if (lists.size === 0) known.set(family, lists)
     const found = lists.get(key)
     if (found) return found
     const made = make(family, key)

@@ -88,6 +88,8 @@ export function makeDoor(o: {
     drain: () => {
       isDraining = true
     },
+    keepsConnection: (request, response) =>
+      !isDraining && request.httpVersion === '1.1' && response.shouldKeepAlive,
     tidyConnection: (request, response, headers) => {
       if (request.httpVersionMajor > 1) return
       if (isDraining) headers.push('Connection', 'close')

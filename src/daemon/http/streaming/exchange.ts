@@ -87,6 +87,8 @@ export class Exchange implements Holder {
   /** Sends bytes of a file; who counts them does so by the image's id. */
   deliver(o: {
     status: number
+    /** Shared: the very same object for many answers. */
+    fixedHeaders: readonly string[]
     headers: readonly string[]
     file: OpenedFile
     start: number
@@ -94,7 +96,8 @@ export class Exchange implements Holder {
     countAs: string | undefined
   }): void {
     this.#begin(o.status)
-    const delivery = new Delivery(this, o, this.#complete(o.headers))
+    const own = [...o.headers, 'X-Request-Id', this.requestId]
+    const delivery = new Delivery(this, o, {fixed: o.fixedHeaders, own})
     this.#delivery = delivery
     this.door.countOpenFile(1)
     this.door.sender(delivery)
@@ -193,27 +196,38 @@ class Delivery implements SendJob {
   readonly start: number
   readonly end: number
   readonly status: number
-  readonly headers: string[]
+  readonly parts: SendJob['parts']
   sentBytes = 0
   writingBytes = 0
   readonly #exchange: Exchange
+  readonly #headers: NonNullable<SendJob['parts']>
   readonly #countAs: string | undefined
   #countedBytes = 0
 
   constructor(
     exchange: Exchange,
     o: {status: number; file: OpenedFile; start: number; end: number; countAs: string | undefined},
-    headers: string[],
+    headers: NonNullable<SendJob['parts']>,
   ) {
     this.#exchange = exchange
+    this.#headers = headers
+    this.parts = exchange.door.keepsConnection(exchange.request, exchange.response)
+      ? headers
+      : undefined
     this.request = exchange.request
     this.response = exchange.response
     this.file = o.file
     this.start = o.start
     this.end = o.end
     this.status = o.status
-    this.headers = headers
     this.#countAs = o.countAs
+  }
+
+  get headers(): string[] {
+    const {door} = this.#exchange
+    const complete = [...this.#headers.fixed, ...this.#headers.own]
+    door.tidyConnection(this.request, this.response, complete)
+    return complete
   }
 
   finish(outcome: SendOutcome): void {

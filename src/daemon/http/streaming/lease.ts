@@ -149,5 +149,9 @@ export function readLines(path: string, what: string): string[] {
 }
 
 function cannotUse(path: string, what: string, reason: string, cause?: unknown): Error {
-  return fail('serve_failed', {reason: `the ${what} file ${path} cannot be used: ${reason}`}, {cause})
+  return fail(
+    'serve_failed',
+    {reason: `the ${what} file ${path} cannot be used: ${reason}`},
+    {cause},
+  )
 }

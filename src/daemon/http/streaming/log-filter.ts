@@ -47,6 +47,8 @@ export function parseLogFilter(text: string): LogFilter | undefined {
     if (name !== '' && !targetPattern.test(name)) return undefined
     if (span === undefined && isOwn(name)) own = rank
   }
+  // A lone word that is neither a level nor our name is a mistyped level rather than another program's target.
+  if (general === undefined && own === undefined && /^\w+$/.test(trimmed)) return undefined
   // Without a general level, only what is named is logged.
   return {rank: own ?? general ?? 0, text: trimmed}
 }

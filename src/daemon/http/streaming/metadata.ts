@@ -34,10 +34,7 @@ export function answerList(exchange: Exchange): void {
 }
 
 /** With leases, private images are shown to those alone who may hand leases out. */
-function visibleImages(
-  exchange: Exchange,
-  images: readonly StreamImage[],
-): readonly StreamImage[] {
+function visibleImages(exchange: Exchange, images: readonly StreamImage[]): readonly StreamImage[] {
   const {leases} = exchange.door.options
   if (!leases || leases.isIssuer(exchange.headers.authorization) === 'yes') return images
   return images.some(({isPublic}) => !isPublic) ? images.filter(({isPublic}) => isPublic) : images

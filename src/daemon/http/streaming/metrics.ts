@@ -32,12 +32,7 @@ const otherImages = '__other__'
 export type StoreErrorKind = 'meta' | 'open_range' | 'manifest'
 /** Why a request was turned away, a connection refused or an answer given up. */
 export type Rejection =
-  | 'in_flight'
-  | 'connections'
-  | 'connections_per_client'
-  | 'headers'
-  | 'slow_reader'
-  | 'stalled'
+  'in_flight' | 'connections' | 'connections_per_client' | 'headers' | 'slow_reader' | 'stalled'
 
 /** Requests of one method on one route. */
 class RequestCounts {
@@ -60,6 +55,8 @@ export type Metrics = {
   countStoreError(kind: StoreErrorKind): void
   countRejection(reason: Rejection): void
   countAbort(): void
+  /** A few sums, without a scrape. */
+  totals(): {requests: number; sentBytes: number; refused: number}
   /** The answer to GET /metrics. */
   render(): Promise<string>
   close(): void
@@ -91,6 +88,7 @@ export function makeMetrics(o: MetricsOptions): Metrics {
     requestsOf(routeOf(label), 0).status(200)
 
   const images = new Map<string, {value: number}>([[otherImages, {value: 0}]])
+  let requestCount = 0
   let sentBytes = 0
   let aborts = 0
   const ranges = {valid: {value: 0}, invalid: {value: 0}}
@@ -107,6 +105,7 @@ export function makeMetrics(o: MetricsOptions): Metrics {
     countRequest: (route, method, status, seconds) => {
       const counts = requestsOf(route, methodIndexes.get(method) ?? methodLabels.length - 1)
       counts.status(status).value++
+      requestCount++
       counts.durations.observe(seconds)
     },
     countBytes: (imageId, bytes) => {
@@ -120,10 +119,19 @@ export function makeMetrics(o: MetricsOptions): Metrics {
       }
       found.value += bytes
     },
-    countRange: (result) => void ranges[result].value++,
-    countStoreError: (kind) => void storeErrors[kind].value++,
-    countRejection: (reason) => void rejections[reason].value++,
-    countAbort: () => void aborts++,
+    countRange: (result) => {
+      ranges[result].value++
+    },
+    countStoreError: (kind) => {
+      storeErrors[kind].value++
+    },
+    countRejection: (reason) => {
+      rejections[reason].value++
+    },
+    countAbort: () => {
+      aborts++
+    },
+    totals: () => ({requests: requestCount, sentBytes, refused: rejections.in_flight.value}),
     render: async () => {
       const own = await renderOwn()
       return [
@@ -135,7 +143,12 @@ export function makeMetrics(o: MetricsOptions): Metrics {
           images,
         ),
         counter('range_requests_total', 'Range requests by outcome.', 'result', entries(ranges)),
-        counter('store_errors_total', 'Failures to read what is served.', 'kind', entries(storeErrors)),
+        counter(
+          'store_errors_total',
+          'Failures to read what is served.',
+          'kind',
+          entries(storeErrors),
+        ),
         counter(
           'imgstore_serve_rejected_total',
           'Requests turned away, connections refused and answers given up, by reason.',

@@ -22,7 +22,8 @@ export function readNames(exchange: Exchange): Names | undefined {
   exchange.imageId = '<invalid>'
   const image = decoded(exchange, match.image ?? '', 'image_id')
   if (image === undefined) return undefined
-  const version = match.version === undefined ? undefined : decoded(exchange, match.version, 'version')
+  const version =
+    match.version === undefined ? undefined : decoded(exchange, match.version, 'version')
   if (version === undefined && match.version !== undefined) return undefined
   const chunk = match.chunk === undefined ? undefined : decoded(exchange, match.chunk, 'chunk_name')
   if (chunk === undefined && match.chunk !== undefined) return undefined
@@ -36,7 +37,6 @@ export function readNames(exchange: Exchange): Names | undefined {
 
 function decoded(exchange: Exchange, raw: string, name: string): string | undefined {
   const text = decodeSegment(raw)
-  if (text === undefined)
-    answerText(exchange, 400, `Invalid URL: Invalid UTF-8 in \`${name}\``)
+  if (text === undefined) answerText(exchange, 400, `Invalid URL: Invalid UTF-8 in \`${name}\``)
   return text
 }

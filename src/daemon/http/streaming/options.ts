@@ -69,7 +69,9 @@ function publicUrlOf(text: string | undefined): string | undefined {
   const url = URL.parse(text)
   const isWeb = url?.protocol === 'http:' || url?.protocol === 'https:'
   if (!url || !isWeb || url.search !== '' || url.hash !== '')
-    throw fail('serve_failed', {reason: `--public-url is ${JSON.stringify(text)}; expected an http(s) address`})
+    throw fail('serve_failed', {
+      reason: `--public-url is ${JSON.stringify(text)}; expected an http(s) address`,
+    })
   return url.href.replace(/\/$/, '')
 }
 

@@ -20,8 +20,9 @@ function sendSmall(job: SendJob, bytes: number): void {
   const {response, file} = job
   const buffer = takeBuffer(smallBytes)
   response.once('close', () => {
-    giveBuffer(buffer)
     const isSent = response.writableFinished
+    // After a failure somebody may still hold it.
+    if (isSent) giveBuffer(buffer)
     job.writingBytes = 0
     if (isSent) job.sentBytes = bytes
     job.finish(isSent ? 'sent' : 'aborted')
@@ -121,29 +122,30 @@ class Transfer {
     this.#job.writingBytes = length
     const slice = length === buffer.length ? buffer : buffer.subarray(0, length)
     const written = (error?: Error | null): void => {
+      if (this.#isFinished) return
       this.#isWriting = false
       this.#job.writingBytes = 0
-      if (!error) this.#job.sentBytes += length
-      this.#buffers.push(buffer)
-      if (this.#isClosed) {
-        this.#settle()
-        return
-      }
       if (error) return
+      this.#job.sentBytes += length
+      this.#buffers.push(buffer)
+      if (this.#isClosed) return
       // A read that waited for a buffer begins before the next write, so that both are under way at once.
       if (!this.#isReading && !this.#filled) this.#read()
       this.#write()
     }
-    // The callback of end() comes at 'finish' alone; that of write() comes in any case.
     response.write(slice, written)
     if (this.#position > end) response.end()
     else this.#read()
   }
 
-  /** Ends the job once the response is closed and neither a read nor a write is under way. */
+  /**
+   * Ends the job once the response is closed and no read is under way. A write to a connection that is going down may
+   * never call back: its buffer is left to whoever holds it.
+   */
   #settle(): void {
-    if (this.#isFinished || !this.#isClosed || this.#isReading || this.#isWriting) return
+    if (this.#isFinished || !this.#isClosed || this.#isReading) return
     this.#isFinished = true
+    this.#job.writingBytes = 0
     if (this.#filled) giveBuffer(this.#filled)
     for (const buffer of this.#buffers.splice(0)) giveBuffer(buffer)
     const outcome: SendOutcome = this.#job.response.writableFinished ? 'sent' : 'aborted'

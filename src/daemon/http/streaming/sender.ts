@@ -21,6 +21,11 @@ export type SendJob = {
   readonly status: number
   /** Names and values in turn, complete, with the true Content-Length; as `response.writeHead(status, headers)` takes them. */
   readonly headers: string[]
+  /**
+   * The same headers in two parts, where the connection just stays open, of which HTTP/1.1 needs no word. `fixed` is the
+   * very same object for many answers: its text need be made only once.
+   */
+  readonly parts?: {readonly fixed: readonly string[]; readonly own: readonly string[]} | undefined
   /** Body bytes that the operating system took so far. Kept by the sender, read by others at any time; only grows. */
   sentBytes: number
   /** Body bytes handed to `response.write` that were not reported as written yet. Kept by the sender; 0 where it does not apply. */

@@ -43,6 +43,11 @@ const headersMax = 101
 // Pipelined requests that wait for the answer before them; nobody's client has so many.
 const waitingMax = 256
 const streamsMax = 100
+const plainOptions = {
+  connectionsCheckingInterval: 1000,
+  // A GET without a body needs no stream for it: that is a fifth of what Node spends on a small answer.
+  optimizeEmptyRequests: true,
+}
 
 type Listener = Server | Http2SecureServer
 
@@ -97,7 +102,7 @@ export async function startStreamingServer(o: {
 
 function createListener(tls: TlsFiles | undefined, limits: ServerLimits): Listener {
   const options = {maxHeaderSize: headBytesMax, requireHostHeader: false, noDelay: true}
-  if (!tls) return createHttpServer({...options, connectionsCheckingInterval: 1000})
+  if (!tls) return createHttpServer({...options, ...plainOptions})
   try {
     return createSecureServer({
       ...options,
@@ -127,7 +132,7 @@ function connectEvents(
     connections.addSurface(socket)
   })
   emitter.on('session', (session: ServerHttp2Session) => {
-    connections.addSession(session, session.socket as Socket)
+    connections.addSession(session, session.socket)
     session.setTimeout(o.limits.idleMs, () => {
       // Streams have timeouts of their own; this one is about a session that nobody uses.
       if (connections.of(session)?.inFlight === 0) session.close()
@@ -265,4 +270,3 @@ function tlsFailure(error: unknown): Error {
     {cause: error},
   )
 }
-

@@ -1,10 +1,10 @@
 /** The streaming surface as one thing: opened with settings, reloaded with others, closed. */
 import type {Settings} from '../../../core/settings.ts'
 import type {Streams} from '../../../core/stream.ts'
+import {openPage, type PageFigures} from '../page/routes.ts'
 import type {ServeLog} from './access-log.ts'
 import {chooseSender} from './choose-sender.ts'
 import type {BareAnswer} from './client-error.ts'
-import type {Page} from './context.ts'
 import {makeDoor, type Door} from './door.ts'
 import {makeMetrics} from './metrics.ts'
 import {doorOptions, logFilterOf, readTls, serverLimits} from './options.ts'
@@ -18,6 +18,8 @@ export type Streaming = {
   /** Which sender was chosen. */
   readonly sender: string
   readonly door: Door
+  /** Open ones. */
+  readonly connections: number
   /**
    * Takes other settings, without dropping a connection; where it listens and whether by TLS cannot change.
    *
@@ -36,7 +38,6 @@ export type StreamingOptions = {
   version: string
   /** Log lines that were lost, for the metrics. */
   linesLost?: () => number
-  page?: Page
 }
 
 /**
@@ -48,7 +49,7 @@ export async function openStreaming(o: StreamingOptions): Promise<Streaming> {
   const {settings, log} = o
   const options = doorOptions(settings)
   const tls = readTls(settings)
-  const {name, sender} = await chooseSender(settings.sender)
+  const {name, sender} = chooseSender(settings.sender)
   const permits = new Permits(permitLimits(settings))
   let server: StreamingServer | undefined
   const metrics = makeMetrics({
@@ -62,7 +63,17 @@ export async function openStreaming(o: StreamingOptions): Promise<Streaming> {
       logLinesLost: o.linesLost?.() ?? 0,
     }),
   })
-  const door = makeDoor({options, streams: o.streams, permits, metrics, log, sender, page: o.page})
+  const page = settings.page
+    ? openPage({
+        streams: {
+          list: () => withoutPrivate(o.streams.list(), door),
+          versions: (id) => o.streams.versions(id),
+        },
+        version: o.version,
+        figures: () => figuresOf(door),
+      })
+    : undefined
+  const door: Door = makeDoor({options, streams: o.streams, permits, metrics, log, sender, page})
   try {
     server = await startStreamingServer({
       address: splitAddress(settings.listenAddr),
@@ -76,8 +87,12 @@ export async function openStreaming(o: StreamingOptions): Promise<Streaming> {
     metrics.close()
     throw error
   }
-  const {address, port, close, setLimits, setTls} = server
+  const opened = server
+  const {address, port} = opened
   return {
+    get connections() {
+      return opened.connections
+    },
     address,
     port,
     sender: name,
@@ -87,19 +102,43 @@ export async function openStreaming(o: StreamingOptions): Promise<Streaming> {
       const filter = logFilterOf(next)
       const nextTls = tls && readTls(next)
       // The one step that can still fail comes first.
-      if (nextTls) setTls(nextTls)
+      if (nextTls) opened.setTls(nextTls)
       door.options = nextOptions
       log.setFilter(filter)
       Object.assign(permits, permitLimits(next))
-      setLimits(serverLimits(next))
+      opened.setLimits(serverLimits(next))
     },
     close: async (withinMs) => {
       door.drain()
-      const isClean = await close(withinMs)
+      const isClean = await opened.close(withinMs)
       permits.close()
       metrics.close()
       return isClean
     },
+  }
+}
+
+/** What a visitor of the page may see, who shows no credentials: where private images need a lease, not those. */
+function withoutPrivate(
+  list: ReturnType<Streams['list']>,
+  door: Door,
+): ReturnType<Streams['list']> {
+  if (!door.options.leases) return list
+  return {images: list.images.filter(({isPublic}) => isPublic), problems: []}
+}
+
+/** What the page shows. */
+function figuresOf({options, permits, metrics}: Door): PageFigures {
+  const {requests, refused, sentBytes} = metrics.totals()
+  return {
+    inFlight: permits.inFlight,
+    inFlightMax: permits.max,
+    requestsTotal: requests,
+    refusedTotal: refused,
+    sentBytesTotal: sentBytes,
+    maxRangeBytes: options.policy.maxRangeBytes,
+    requiresRange: options.policy.requireRange,
+    needsLease: options.leases !== undefined,
   }
 }
 

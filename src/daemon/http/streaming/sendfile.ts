@@ -1,0 +1,313 @@
+/**
+ * The fast sender: the kernel hands the file's pages to the socket (sendfile(2)) and not a byte of a large body passes
+ * through this process; a small one leaves with its head in one system call. For plain TCP connections; everything else
+ * goes to the plain sender beside it.
+ *
+ * The dangers:
+ * - It writes to the socket's descriptor behind the back of node:http. So it does that only while Node has nothing
+ *   queued for the socket, never keeps the descriptor's number over a turn of the event loop (the number of a closed
+ *   socket becomes another client's), and ends every response by `response.end()`, which does all the bookkeeping of
+ *   keep-alive and pipelining.
+ * - What sendfile(2) has taken are pages of the file, not copies. A file that is replaced (a new file takes its name) or
+ *   truncated and written anew keeps its old pages; one that is overwritten in place can change under bytes that a slow
+ *   client has not fetched yet. That is so for every server that uses sendfile(2). Bytes that are still to be sent are
+ *   guarded as the contract asks: the last of them are read, then the file is looked at, then they go out.
+ */
+import {readSync} from 'node:fs'
+import type {ServerResponse} from 'node:http'
+import type {Socket} from 'node:net'
+import {systemCode} from '../../../core/errors.ts'
+import {hasSocketCalls, send, sendfile, WOULD_BLOCK} from '../../../core/store.ts'
+import {giveBuffer, smallBytes, takeBuffer} from './buffers.ts'
+import {headText} from './head-text.ts'
+import type {OpenFastSender, SendJob} from './sender.ts'
+
+/** Bodies up to this size are copied: up to here it costs no more than sendfile(2) (bench/streaming). */
+const copiedBytesMax = 16 * 1024
+/** What one turn of the event loop sends on one connection at most: larger is hardly quicker and less fair. */
+const sliceBytes = 512 * 1024
+/** The end of a large body, which is read before the file is looked at for the last time. */
+const tailBytes = 4 * 1024
+/** node:http takes no head of more than this from us either: the longest that the door makes is about 2 KiB. */
+const headBytesMax = 16 * 1024
+
+// The head ends where the body begins, so that both leave in one call. Used within one turn only.
+const outbox = Buffer.allocUnsafeSlow(headBytesMax + copiedBytesMax)
+
+/** What this sender must know of node:http's and node:net's insides (Node 24; the wire tests run with both senders). */
+type ResponseInside = {_header: string | null; _headerSent: boolean}
+type SocketInside = {_handle?: {fd?: number} | null; encrypted?: boolean}
+
+/** The fast sender, or undefined where koffi cannot load. */
+export const openFastSender: OpenFastSender = ({fallback}) => {
+  if (!hasSocketCalls()) return undefined
+  return (job) => {
+    const {request, response} = job
+    if (request.httpVersionMajor !== 1 || job.end < job.start || response.destroyed) {
+      fallback(job)
+    } else if (response.socket !== null) {
+      if (isFree(response.socket)) deliver(job)
+      else fallback(job)
+    } else {
+      awaitSocket(job, fallback)
+    }
+  }
+}
+
+/** A pipelined request is answered when the answers before it are done: until then its response has no socket. */
+function awaitSocket(job: SendJob, fallback: (job: SendJob) => void): void {
+  const {response} = job
+  const onClose = (): void => job.finish('aborted')
+  response.once('close', onClose)
+  response.once('socket', (socket: Socket) => {
+    // Node is in the middle of giving it the socket.
+    process.nextTick(() => {
+      if (response.destroyed) return
+      response.off('close', onClose)
+      if (isFree(socket)) deliver(job)
+      else fallback(job)
+    })
+  })
+}
+
+/** Whether the socket's descriptor can be written to directly. */
+function isFree(socket: Socket): boolean {
+  const {_handle, encrypted} = socket as SocketInside
+  if (encrypted === true || socket.destroyed || socket.writableLength > 0) return false
+  return typeof _handle?.fd === 'number' && _handle.fd >= 0
+}
+
+/** The number of the socket's descriptor, now. */
+function descriptorOf(socket: Socket | null): number | undefined {
+  const fd = (socket as SocketInside | null)?._handle?.fd
+  return fd !== undefined && fd >= 0 ? fd : undefined
+}
+
+/** Whether `length` bytes of the file are in the buffer now; what is shorter, or cannot be read, is not what was promised. */
+function readInto(
+  buffer: Buffer,
+  at: number,
+  job: SendJob,
+  position: number,
+  length: number,
+): boolean {
+  for (let done = 0; done < length;) {
+    const count = readSync(job.file.fd, buffer, at + done, length - done, position + done)
+    if (count === 0) return false
+    done += count
+  }
+  return true
+}
+
+/**
+ * The head: our own where the connection just stays open, else as node:http makes it, taken out of its hands. Undefined
+ * when it stays there because it is too long for us.
+ */
+function takeHead(job: SendJob): string | undefined {
+  const inside = job.response as unknown as ResponseInside
+  const own = job.parts && headText(job.status, job.parts)
+  if (own !== undefined && own.length <= headBytesMax) {
+    job.response.statusCode = job.status
+    inside._header = own
+    inside._headerSent = true
+    return own
+  }
+  job.response.writeHead(job.status, job.headers)
+  const head = inside._header
+  if (head === null || head.length > headBytesMax) return undefined
+  inside._headerSent = true
+  return head
+}
+
+function deliver(job: SendJob): void {
+  const {response} = job
+  response.once('close', () => {
+    job.writingBytes = 0
+    job.finish(response.writableFinished ? 'sent' : 'aborted')
+  })
+  guarded(response, () => {
+    const length = job.end - job.start + 1
+    if (length <= copiedBytesMax) deliverSmall(job, length)
+    else new Delivery(job).begin()
+  })
+}
+
+/** Whatever fails (the client is gone, the disk cannot be read), the client must not take what it got for the whole. */
+function guarded(response: ServerResponse, act: () => void): void {
+  try {
+    act()
+  } catch {
+    response.destroy()
+  }
+}
+
+function deliverSmall(job: SendJob, length: number): void {
+  const {response, file} = job
+  // Read and looked at before anything is promised.
+  if (!readInto(outbox, headBytesMax, job, job.start, length) || !file.isUnchanged()) {
+    response.destroy()
+    return
+  }
+  const head = takeHead(job)
+  const bodyEnd = headBytesMax + length
+  const from = headBytesMax - (head?.length ?? 0)
+  let taken = 0
+  if (head !== undefined) {
+    outbox.write(head, from, 'latin1')
+    taken = sendNow(response, from, bodyEnd - from)
+  }
+  job.sentBytes = Math.max(0, taken - (headBytesMax - from))
+  if (from + taken < bodyEnd) {
+    job.writingBytes = length - job.sentBytes
+    response.write(Buffer.from(outbox.subarray(from + taken, bodyEnd)), (error) => {
+      if (!error) job.sentBytes = length
+      job.writingBytes = 0
+    })
+  }
+  response.end()
+}
+
+/** Hands a part of the outbox to the socket; returns how much was taken. */
+function sendNow(response: ServerResponse, start: number, length: number, hasMore = false): number {
+  const {socket} = response
+  const fd = descriptorOf(socket)
+  if (fd === undefined || socket === null || socket.writableLength > 0) return 0
+  return Math.max(0, send(fd, outbox, start, length, hasMore))
+}
+
+// Deliveries that hold a buffer while they wait for their clients.
+let waitingCount = 0
+const waitingCountMax = 64
+
+/** One large body on its way. */
+class Delivery {
+  readonly #job: SendJob
+  #position: number
+  /** Whether the file system cannot do sendfile(2). */
+  #mustCopy = false
+  /** Whether it holds a buffer until its client has room. */
+  #isWaiting = false
+
+  constructor(job: SendJob) {
+    this.#job = job
+    this.#position = job.start
+  }
+
+  begin(): void {
+    const {response} = this.#job
+    // A write to a connection that is going down may never call back.
+    response.once('close', () => this.#setWaiting(false))
+    const head = takeHead(this.#job)
+    if (head === undefined) {
+      // The first write takes the head with it.
+      this.#copy()
+      return
+    }
+    const length = outbox.write(head, 0, 'latin1')
+    const taken = sendNow(response, 0, length, true)
+    if (taken === length) this.#step()
+    else response.write(Buffer.from(outbox.subarray(taken, length)), this.#goOn)
+  }
+
+  /** Sends one slice. Called once in a turn of the event loop. */
+  #step(): void {
+    const job = this.#job
+    const fd = descriptorOf(job.response.socket)
+    if (job.response.destroyed || fd === undefined) return
+    const left = job.end + 1 - tailBytes - this.#position
+    if (left <= 0) {
+      this.#sendTail()
+      return
+    }
+    const asked = Math.min(sliceBytes, left)
+    const taken = this.#mustCopy ? WOULD_BLOCK : this.#sendfile(fd, asked)
+    if (taken === 0 || !job.file.isUnchanged()) {
+      job.response.destroy()
+      return
+    }
+    if (taken > 0) {
+      this.#position += taken
+      job.sentBytes += taken
+    }
+    // A socket that took less than it was given is full: an ordinary write waits until it has room again.
+    if (taken < asked) this.#copy()
+    else if (taken < left) this.#yield()
+    else this.#sendTail()
+  }
+
+  #sendfile(fd: number, length: number): number {
+    try {
+      return sendfile(fd, this.#job.file.fd, this.#position, length)
+    } catch (error) {
+      const code = systemCode(error)
+      if (code !== 'EINVAL' && code !== 'ENOSYS' && code !== 'EOPNOTSUPP') throw error
+      this.#mustCopy = true
+      return WOULD_BLOCK
+    }
+  }
+
+  /** The last bytes: read, then the file is looked at, then they go out. */
+  #sendTail(): void {
+    const job = this.#job
+    const length = job.end + 1 - this.#position
+    if (!readInto(outbox, 0, job, this.#position, length) || !job.file.isUnchanged()) {
+      job.response.destroy()
+      return
+    }
+    const taken = sendNow(job.response, 0, length)
+    job.sentBytes += taken
+    this.#position += length
+    if (taken < length) this.#write(Buffer.from(outbox.subarray(taken, length)), length - taken)
+    job.response.end()
+  }
+
+  /** One piece by read(2) and an ordinary write, whose callback says that the socket has room again. */
+  #copy(): void {
+    const job = this.#job
+    const left = job.end + 1 - this.#position
+    // However many clients are slow, what waits for them stays a few MiB.
+    const length = Math.min(left, waitingCount < waitingCountMax ? smallBytes : tailBytes)
+    const buffer = length > tailBytes ? takeBuffer(smallBytes) : Buffer.allocUnsafe(length)
+    if (!readInto(buffer, 0, job, this.#position, length) || !job.file.isUnchanged()) {
+      if (buffer.length === smallBytes) giveBuffer(buffer)
+      job.response.destroy()
+      return
+    }
+    this.#position += length
+    this.#write(buffer, length)
+    if (this.#position > job.end) job.response.end()
+  }
+
+  #write(buffer: Buffer, length: number): void {
+    const job = this.#job
+    this.#setWaiting(true)
+    job.writingBytes = length
+    const bytes = length === buffer.length ? buffer : buffer.subarray(0, length)
+    // The callback of end() comes at 'finish' alone; that of write() comes in any case.
+    job.response.write(bytes, (error) => {
+      this.#setWaiting(false)
+      job.writingBytes = 0
+      if (buffer.length === smallBytes) giveBuffer(buffer)
+      if (error) return
+      job.sentBytes += length
+      this.#goOn()
+    })
+  }
+
+  #setWaiting(isWaiting: boolean): void {
+    if (isWaiting !== this.#isWaiting) waitingCount += isWaiting ? 1 : -1
+    this.#isWaiting = isWaiting
+  }
+
+  readonly #goOn = (): void => {
+    if (this.#position <= this.#job.end) this.#yield()
+  }
+
+  /**
+   * Lets the others have their turn. Also after a write's callback: one that was done at once calls back in the same
+   * turn, and a quick client would then keep every other one waiting for as long as it reads.
+   */
+  #yield(): void {
+    setImmediate(() => guarded(this.#job.response, () => this.#step()))
+  }
+}

@@ -1,0 +1,121 @@
+import {once} from 'node:events'
+import {closeSync, ftruncateSync, openSync, writeSync} from 'node:fs'
+import {connect, createServer, type AddressInfo, type Socket} from 'node:net'
+import {join} from 'node:path'
+import {expect} from 'chai'
+import {systemCode} from '../../../src/core/errors.ts'
+import {hasSocketCalls, send, sendfile, WOULD_BLOCK} from '../../../src/core/syscalls/sendfile.ts'
+import {withTempDir} from '../../support/temp-dir.ts'
+
+const farOffset = 6 * 2 ** 30 + 1
+
+function codeOf(call: () => unknown): string | undefined {
+  try {
+    call()
+  } catch (error) {
+    return systemCode(error)
+  }
+  return undefined
+}
+
+/** Two ends of a connection; the near one's descriptor, and a file of 300,000 bytes with five more behind 6 GiB. */
+async function withConnection(
+  body: (o: {socketFd: number; near: Socket; far: Socket; fileFd: number}) => Promise<void>,
+): Promise<void> {
+  await withTempDir(async (dir) => {
+    const fileFd = openSync(join(dir, 'file'), 'w+')
+    writeSync(fileFd, Buffer.alloc(300_000, 'abc'))
+    writeSync(fileFd, 'far!!', farOffset)
+    const server = createServer().listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    const far = connect((server.address() as AddressInfo).port, '127.0.0.1')
+    const connected = once(far, 'connect')
+    const [near] = (await once(server, 'connection')) as [Socket]
+    await connected
+    try {
+      const {fd} = (near as unknown as {_handle: {fd: number}})._handle
+      await body({socketFd: fd, near, far, fileFd})
+    } finally {
+      near.destroy()
+      far.destroy()
+      server.close()
+      await once(server, 'close')
+      closeSync(fileFd)
+    }
+  })
+}
+
+async function take(socket: Socket, bytes: number): Promise<string> {
+  let text = ''
+  while (text.length < bytes) {
+    const data = socket.read() as Buffer | null
+    if (data === null) await once(socket, 'readable')
+    else text += data.toString('latin1')
+  }
+  return text
+}
+
+describe('system calls on sockets', () => {
+  it('can be made here', () => {
+    expect(hasSocketCalls()).to.equal(true)
+  })
+
+  it('send the asked part of a buffer, and of a file from behind 4 GiB, in one stream', () =>
+    withConnection(async ({socketFd, far, fileFd}) => {
+      expect(send(socketFd, Buffer.from('xxhead:xx'), 2, 5, true)).to.equal(5)
+      expect(sendfile(socketFd, fileFd, 1, 7)).to.equal(7)
+      expect(sendfile(socketFd, fileFd, farOffset, 5)).to.equal(5)
+      expect(send(socketFd, Buffer.from('end'), 0, 3, false)).to.equal(3)
+      expect(await take(far, 20)).to.equal('head:bcabcabfar!!end')
+    }))
+
+  it('send what a file has, and nothing from behind its end', () =>
+    withConnection(async ({socketFd, far, fileFd}) => {
+      ftruncateSync(fileFd, 300_000)
+      expect(sendfile(socketFd, fileFd, 299_998, 100)).to.equal(2)
+      expect(sendfile(socketFd, fileFd, 300_000, 100)).to.equal(0)
+      expect(sendfile(socketFd, fileFd, farOffset, 100)).to.equal(0)
+      expect(await take(far, 2)).to.equal('bc')
+    }))
+
+  it('say that a full connection takes no more', () =>
+    withConnection(async ({socketFd, far, fileFd}) => {
+      far.pause()
+      let total = 0
+      for (;;) {
+        const taken = sendfile(socketFd, fileFd, 0, 300_000)
+        if (taken === WOULD_BLOCK) break
+        total += taken
+      }
+      expect(total).to.be.greaterThan(0)
+      expect(send(socketFd, Buffer.alloc(10), 0, 10, false)).to.equal(WOULD_BLOCK)
+      expect((await take(far, total)).length).to.equal(total)
+    }))
+
+  it('name what is wrong', () =>
+    withConnection(async ({socketFd, near, far}) => {
+      const bytes = Buffer.from('abc')
+      for (const [start, length] of [
+        [-1, 2],
+        [0, 4],
+        [3, 1],
+        [0, -1],
+        [0.5, 1],
+        [Number.NaN, 1],
+      ] as const) {
+        expect(codeOf(() => send(socketFd, bytes, start, length, false))).to.equal('EFAULT')
+      }
+      expect(codeOf(() => send(-1, bytes, 0, 3, false))).to.equal('EBADF')
+      expect(codeOf(() => sendfile(socketFd, -1, 0, 3))).to.equal('EBADF')
+      const closed = once(near, 'close')
+      far.resetAndDestroy()
+      near.on('error', () => undefined).resume()
+      // Until the near end's loop has seen the reset, it is the kernel alone that knows.
+      let code: string | undefined
+      for (let i = 0; i < 1000 && code === undefined; i++) {
+        code = codeOf(() => send(socketFd, bytes, 0, 3, false))
+      }
+      expect(['EPIPE', 'ECONNRESET']).to.include(code)
+      await closed
+    }))
+})
