@@ -1,7 +1,15 @@
 /** Programs of others that read disk images over HTTP: what they get is the image. */
 import {execFileSync} from 'node:child_process'
 import {createHash} from 'node:crypto'
-import {closeSync, copyFileSync, mkdirSync, openSync, readFileSync, readSync, writeFileSync} from 'node:fs'
+import {
+  closeSync,
+  copyFileSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  readSync,
+  writeFileSync,
+} from 'node:fs'
 import {join} from 'node:path'
 import {expect} from 'chai'
 import {makeDisk, randomBytesOf} from '../support/disk-images.ts'
@@ -84,8 +92,11 @@ describe('curl far inside a large image', function () {
     const curl = (...args: string[]): Buffer =>
       execFileSync('curl', ['--silent', '--show-error', '--fail', ...args], {maxBuffer: 32 * MiB})
     const residentBytes = (): number =>
-      Number(/^VmRSS:\s*(\d+) kB/m.exec(readFileSync(`/proc/${serving.running.pid}/status`, 'utf8'))?.[1]) *
-      1024
+      Number(
+        /^VmRSS:\s*(\d+) kB/m.exec(
+          readFileSync(`/proc/${serving.running.pid}/status`, 'utf8'),
+        )?.[1],
+      ) * 1024
 
     for (const [start, length] of [
       [far, 8 * MiB],

@@ -19,25 +19,32 @@ const passing = new Set([
   ...['connection', 'keep-alive', 'transfer-encoding', 'date', 'server', 'x-request-id'],
 ])
 
-function kept(headers: Readonly<Record<string, string | string[] | undefined>>): Record<string, string> {
-  const all = Object.entries(headers).filter(([name]) => !passing.has(name) && !name.startsWith(':'))
-  return Object.fromEntries(all.map(([name, value]) => [name, String(value)]).toSorted())
+function kept(
+  headers: Readonly<Record<string, string | string[] | undefined>>,
+): Record<string, string> {
+  const all = Object.entries(headers).filter(
+    ([name]) => !passing.has(name) && !name.startsWith(':'),
+  )
+  return Object.fromEntries(all.map(([name, value]) => [name, String(value)]))
 }
 
 /** Asks the server itself. */
 function direct(port: number, {method, path, headers}: Question): Promise<Answer> {
   return new Promise((resolve, reject) => {
-    const asked = request({host: '127.0.0.1', port, method, path, headers, agent: false}, (answer) => {
-      const parts: Buffer[] = []
-      answer.on('data', (part: Buffer) => parts.push(part)).on('error', reject)
-      answer.on('end', () =>
-        resolve({
-          status: answer.statusCode ?? 0,
-          headers: kept(answer.headers),
-          body: Buffer.concat(parts),
-        }),
-      )
-    })
+    const asked = request(
+      {host: '127.0.0.1', port, method, path, headers, agent: false},
+      (answer) => {
+        const parts: Buffer[] = []
+        answer.on('data', (part: Buffer) => parts.push(part)).on('error', reject)
+        answer.on('end', () =>
+          resolve({
+            status: answer.statusCode ?? 0,
+            headers: kept(answer.headers),
+            body: Buffer.concat(parts),
+          }),
+        )
+      },
+    )
     asked.on('error', reject).end()
   })
 }
@@ -70,7 +77,12 @@ describe('nginx in front of the server', function () {
 
   async function withFront(
     file: string,
-    body: (o: {session: ClientHttp2Session; port: number; front: Front; scene: Scene}) => Promise<void>,
+    body: (o: {
+      session: ClientHttp2Session
+      port: number
+      front: Front
+      scene: Scene
+    }) => Promise<void>,
     args: readonly string[] = [],
   ): Promise<void> {
     const scene = makeScene()
@@ -149,8 +161,14 @@ describe('nginx in front of the server', function () {
           [200, get('/v1/images', {'accept-encoding': 'gzip'})],
           [200, get('/v1/images/disk/meta')],
           [200, get('/v1/images/disk/chunked/manifest.json', {'accept-encoding': 'gzip'})],
-          [200, get('/v1/images/disk/chunked/chunks/00000000.bin', {'accept-encoding': 'gzip, br'})],
-          [204, get('/v1/images/disk', {...origin, 'access-control-request-method': 'GET'}, 'OPTIONS')],
+          [
+            200,
+            get('/v1/images/disk/chunked/chunks/00000000.bin', {'accept-encoding': 'gzip, br'}),
+          ],
+          [
+            204,
+            get('/v1/images/disk', {...origin, 'access-control-request-method': 'GET'}, 'OPTIONS'),
+          ],
           [405, get('/v1/images/disk', {}, 'DELETE')],
           [200, get('/healthz')],
         ]
@@ -172,7 +190,12 @@ describe('nginx in front of the server', function () {
       'imgstore.conf',
       async ({session, port}) => {
         // The only permit is held by an answer that nobody reads.
-        const holder = request({host: '127.0.0.1', port, path: '/v1/images/disk', agent: false}).end()
+        const holder = request({
+          host: '127.0.0.1',
+          port,
+          path: '/v1/images/disk',
+          agent: false,
+        }).end()
         const [held] = (await once(holder, 'response')) as [NodeJS.ReadableStream]
         try {
           const [before, after] = [
@@ -197,7 +220,15 @@ describe('nginx in front of the server', function () {
       expect((await fronted(session, get('/readyz'))).status).to.equal(200)
     })
     await withFront('aero-storage-server.conf', async ({session}) => {
-      for (const path of ['/metrics', '/readyz', '/ready', '/version', '/health', '/', '/v1/imagesX'])
+      for (const path of [
+        '/metrics',
+        '/readyz',
+        '/ready',
+        '/version',
+        '/health',
+        '/',
+        '/v1/imagesX',
+      ])
         expect((await fronted(session, get(path))).status, path).to.equal(404)
       for (const path of ['/healthz', '/v1/images', '/v1/images/disk/meta'])
         expect((await fronted(session, get(path))).status, path).to.equal(200)
@@ -206,7 +237,12 @@ describe('nginx in front of the server', function () {
 
   it('lets the raw path through, and the request id of the client', () =>
     withFront('imgstore.conf', async ({session, port}) => {
-      const paths = ['/v1/images/%64isk/meta', '/v1/images/a%2f..%2fdisk', '/x/../v1/images', '//v1/images']
+      const paths = [
+        '/v1/images/%64isk/meta',
+        '/v1/images/a%2f..%2fdisk',
+        '/x/../v1/images',
+        '//v1/images',
+      ]
       for (const path of paths) {
         const [before, after] = [await direct(port, get(path)), await fronted(session, get(path))]
         expect(after, path).to.deep.equal(before)

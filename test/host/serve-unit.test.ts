@@ -36,7 +36,9 @@ describe("the server's unit", function () {
       ['security', '--offline=true', '--no-pager', '--threshold=15', unitFile],
       {encoding: 'utf8'},
     )
-    const level = /Overall exposure level for imgstore-serve\.service: ([\d.]+)/.exec(security.stdout)
+    const level = /Overall exposure level for imgstore-serve\.service: ([\d.]+)/.exec(
+      security.stdout,
+    )
     expect(Number(level?.[1]), security.stderr).to.be.greaterThan(0).and.at.most(1.5)
     expect(security.status, security.stdout).to.equal(0)
   })
@@ -79,9 +81,12 @@ describe("the server's unit under systemd", function () {
     writeFileSync(source, bytes.store)
     // As the worker's unit has it: nobody but root gets into its directory, and what it makes is its own.
     const fetch = ['fetch', '--kind', 'disk', 'vm', `file://${source}`, sha256(bytes.store)]
-    await scene.ok(['-c', 'umask 0077; exec "$@"', 'sh', program, ...fetch, '--allow-file', '--wait'], {
-      command: 'sh',
-    })
+    await scene.ok(
+      ['-c', 'umask 0077; exec "$@"', 'sh', program, ...fetch, '--allow-file', '--wait'],
+      {
+        command: 'sh',
+      },
+    )
     chmodSync(scene.dir, 0o700)
     Object.assign(places, {'/srv/imgstore/images': images, '/var/lib/imgstore': scene.dir})
 
@@ -113,9 +118,14 @@ describe("the server's unit under systemd", function () {
       manager.systemctl('reload', name)
       expect((await globalThis.fetch(`${url}/readyz`)).status).to.equal(200)
       manager.systemctl('stop', name)
-      expect(manager.show(name, 'ActiveState', 'Result', 'ExecMainStatus', 'NRestarts')).to.deep.equal(
-        {ActiveState: 'inactive', Result: 'success', ExecMainStatus: '0', NRestarts: '0'},
-      )
+      expect(
+        manager.show(name, 'ActiveState', 'Result', 'ExecMainStatus', 'NRestarts'),
+      ).to.deep.equal({
+        ActiveState: 'inactive',
+        Result: 'success',
+        ExecMainStatus: '0',
+        NRestarts: '0',
+      })
     })
     expect(await scene.processesLeft()).to.deep.equal([])
     expect(scene.mounts()).to.deep.equal([])

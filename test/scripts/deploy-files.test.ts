@@ -67,7 +67,9 @@ describe('the files of deploy/', () => {
     })
 
   it("stops no server before its answers are done: the server's unit", () => {
-    const seconds = Number(/^TimeoutStopSec=(\d+)$/m.exec(read('systemd/imgstore-serve.service'))?.[1])
+    const seconds = Number(
+      /^TimeoutStopSec=(\d+)$/m.exec(read('systemd/imgstore-serve.service'))?.[1],
+    )
     // The server itself gives up five seconds after the drain.
     expect(seconds * 1000).to.be.greaterThan(drainMs + 5000)
   })
@@ -101,9 +103,13 @@ describe('the files of deploy/', () => {
 
       it('gives flags and variables that are settings, with values they take', () => {
         const flags = [...text.matchAll(/^\s*- (--\S+)$/gm)].map(([, flag = '']) => flag)
-        expect(flags.length).to.equal(text.split(' - --').length - 1).and.greaterThan(1)
+        expect(flags.length)
+          .to.equal(text.split(' - --').length - 1)
+          .and.greaterThan(1)
         for (const flag of flags) expectFlag(flag)
-        const variables = [...text.matchAll(/^\s*- name: ([A-Z_]+)\n\s*(value: (.*)|valueFrom:)$/gm)]
+        const variables = [
+          ...text.matchAll(/^\s*- name: ([A-Z_]+)\n\s*(value: (.*)|valueFrom:)$/gm),
+        ]
         expect(variables.length).to.be.greaterThan(3)
         for (const [, name = '', , value] of variables)
           expectSetting(name, value?.replaceAll(/^'|'$/g, '') ?? 'a secret')
@@ -119,11 +125,13 @@ describe('the files of deploy/', () => {
         const listens = /- name: AERO_STORAGE_LISTEN_ADDR\n\s*value: \S+:(\d+)$/m.exec(text)?.[1]
         expect(yamlValues(text, 'containerPort')).to.deep.equal([listens])
         expect(yamlValues(text, 'prometheus.io/port')).to.deep.equal([listens])
-        expect(new Set([...yamlValues(text, 'targetPort'), ...yamlValues(text, 'port')])).to.deep.equal(
-          new Set(['http', '80']),
-        )
+        expect(
+          new Set([...yamlValues(text, 'targetPort'), ...yamlValues(text, 'port')]),
+        ).to.deep.equal(new Set(['http', '80']))
         const mounted = yamlValues(text, 'mountPath')
-        expect(mounted).to.include(/- name: AERO_STORAGE_IMAGE_ROOT\n\s*value: (\S+)$/m.exec(text)?.[1])
+        expect(mounted).to.include(
+          /- name: AERO_STORAGE_IMAGE_ROOT\n\s*value: (\S+)$/m.exec(text)?.[1],
+        )
       })
 
       it('runs as the user of the container, and lets answers end', () => {

@@ -1,6 +1,14 @@
 /** A real systemd that starts one unit of ours, in namespaces of its own, and no trace of it afterwards. */
 import {spawnSync} from 'node:child_process'
-import {existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmdirSync, writeFileSync} from 'node:fs'
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmdirSync,
+  writeFileSync,
+} from 'node:fs'
 import {basename, join, resolve} from 'node:path'
 import {setTimeout as sleep} from 'node:timers/promises'
 import {fileURLToPath} from 'node:url'
@@ -47,7 +55,9 @@ export async function withSystemd(
       const {status, stdout, stderr} = inside('systemctl', ...words)
       if (status !== 0)
         throw new Error(
-          [`systemctl ${words.join(' ')}:`, stderr, inside('cat', '/run/scene.log').stdout].join('\n'),
+          [`systemctl ${words.join(' ')}:`, stderr, inside('cat', '/run/scene.log').stdout].join(
+            '\n',
+          ),
         )
       return stdout
     }
