@@ -111,6 +111,9 @@ describe("the server's unit under systemd", function () {
         StatusText: `serving at 127.0.0.1:${port}`,
       })
 
+      // Nothing of the hardening keeps the kernel from sending files.
+      expect(manager.inside('cat', '/run/scene.log').stdout).to.match(/"sender":"(?!plain)/)
+
       // What is added is served without a restart, though the unit sees the directory by a mount of its own.
       writeFileSync(join(images, 'later.img'), 'later')
       expect((await globalThis.fetch(`${url}/v1/images/later.img/meta`)).status).to.equal(200)
