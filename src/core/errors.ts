@@ -225,7 +225,7 @@ export const errorTable = {
   disk_busy: row<{place: string}>({
     message: (d) => `another program is publishing to ${d.place} just now`,
     hint: 'Wait for it to end, then try again: what it has published is not written twice.',
-    fault: 'user',
+    fault: 'host',
     retry: 'backoff',
     exit: 11,
     http: 409,
@@ -234,7 +234,7 @@ export const errorTable = {
   file_changed: row<{path: string; reason: string}>({
     message: (d) => `${d.path} changed while it was read: ${d.reason}`,
     hint: 'Nothing was published. Stop whatever writes to it, or publish a copy or a snapshot of it.',
-    fault: 'user',
+    fault: 'host',
     retry: 'after_fix',
     exit: 11,
     http: 409,

@@ -1,6 +1,6 @@
 /** Disk images of a real size, published and checked by the built program, within what they hold of data. */
 import {readFileSync, statSync} from 'node:fs'
-import {join} from 'node:path'
+import {join, resolve} from 'node:path'
 import {expect} from 'chai'
 import {GiB, MiB} from '../../src/core/limits.ts'
 import {makeDisk, randomBytesOf} from '../support/disk-images.ts'
@@ -23,7 +23,7 @@ describe('a disk image of 20 GiB', function () {
     const report = await scene.json<Report>(publish)
     expect(report).to.include({outcome: 'published', chunk_count: 5120})
     expect(report.read_bytes).to.be.at.most(10 * MiB)
-    const {blocks} = statSync(join(scene.dir, report.place, 'chunks/00002816.bin'))
+    const {blocks} = statSync(resolve(scene.dir, report.place, 'chunks/00002816.bin'))
     expect(blocks * 512).to.be.at.most(4 * MiB)
     const checked = await scene.json<{read_bytes: number; checked_chunks: number}>([
       'disk',
@@ -34,14 +34,14 @@ describe('a disk image of 20 GiB', function () {
     expect(checked.checked_chunks).to.equal(5120)
     expect(checked.read_bytes).to.be.at.most(10 * MiB)
     expect((await scene.json<Report>(publish)).outcome).to.equal('unchanged')
-    const middle = readFileSync(join(scene.dir, report.place, 'chunks/00002816.bin'))
+    const middle = readFileSync(resolve(scene.dir, report.place, 'chunks/00002816.bin'))
     expect(middle.subarray(512, 512 + content.length).equals(content)).to.equal(true)
   })
 
   it('is left whole by Ctrl-C, and gone on with', async () => {
     const scene = newScene()
     const disk = join(scene.dir, 'disk.img')
-    makeDisk(disk, 2 * GiB, [{at: 0, bytes: randomBytesOf(64 * MiB)}])
+    makeDisk(disk, 256 * MiB, [{at: 0, bytes: randomBytesOf(64 * MiB)}])
     const publish = ['disk', 'publish', disk, '--version', 'r1', '--chunk-size', '64KiB']
     const running = scene.start(publish)
     const staged = join(scene.dir, 'images/chunked/disk.img/r1~publishing/chunks')

@@ -12,6 +12,8 @@ export type ConnectionLimits = {
   perClientMax: number
   /** A client that takes nothing of what waits for it for so long is cut off. */
   stallMs: number
+  /** Between two requests of one connection. */
+  idleMs: number
 }
 
 export class Connection {
@@ -22,6 +24,9 @@ export class Connection {
   /** Requests that wait for the answer before them. */
   waiting = 0
   idleSince: number
+  /** Whether a request came; for the head of the first one Node has a timeout. */
+  hasAsked = false
+  readBytes = 0
   /** The socket that carries HTTP: over TLS another than the one below it. */
   surface: Socket
   /** Set where HTTP/2 is spoken. */
@@ -40,21 +45,31 @@ export class Connection {
 
 // Enough to find one that has been idle for long: the oldest come first.
 const candidatesMax = 256
-const sweepEveryMs = 2000
+const sweepEveryMs = {least: 20, most: 2000}
 
 export class Connections {
-  limits: ConnectionLimits
+  #limits: ConnectionLimits
   readonly #open = new Set<Connection>()
   readonly #byClient = new Map<string, Set<Connection>>()
   readonly #bySocket = new WeakMap<object, Connection>()
   readonly #byPeer = new Map<string, Connection>()
   readonly #onRefused: (reason: Rejection) => void
-  readonly #timer: NodeJS.Timeout
+  #timer: NodeJS.Timeout
 
   constructor(o: {limits: ConnectionLimits; onRefused: (reason: Rejection) => void}) {
-    this.limits = o.limits
+    this.#limits = o.limits
     this.#onRefused = o.onRefused
-    this.#timer = setInterval(() => this.#sweep(), sweepEveryMs).unref()
+    this.#timer = this.#startSweeps()
+  }
+
+  get limits(): ConnectionLimits {
+    return this.#limits
+  }
+
+  set limits(limits: ConnectionLimits) {
+    this.#limits = limits
+    clearInterval(this.#timer)
+    this.#timer = this.#startSweeps()
   }
 
   get size(): number {
@@ -156,9 +171,16 @@ export class Connections {
     return true
   }
 
+  #startSweeps(): NodeJS.Timeout {
+    const {least, most} = sweepEveryMs
+    const everyMs = Math.min(most, Math.max(least, this.#limits.idleMs / 10))
+    return setInterval(() => this.#sweep(), everyMs).unref()
+  }
+
   /**
-   * Cuts off clients that leave small answers untaken (those that hold a permit are watched there): without a request at
-   * work no other timeout looks at them.
+   * Ends connections that have been idle for long, and cuts off clients that leave small answers untaken (those that hold
+   * a permit are watched there): no other timeout looks at them. Node's own for idle connections makes and drops a timer
+   * for every request.
    */
   #sweep(): void {
     const now = performance.now()
@@ -166,6 +188,13 @@ export class Connections {
       const {surface} = connection
       if (connection.inFlight > 0 || surface.writableLength === 0) {
         connection.seenAt = now
+        // Who has begun another request is not idle: its head has a timeout of its own.
+        if (surface.bytesRead !== connection.readBytes) {
+          connection.readBytes = surface.bytesRead
+          connection.idleSince = now
+        }
+        const isOver = isUnused(connection) && now - connection.idleSince >= this.limits.idleMs
+        if (isOver) surface.destroySoon()
         continue
       }
       const taken = surface.bytesWritten - surface.writableLength
@@ -178,6 +207,12 @@ export class Connections {
       }
     }
   }
+}
+
+/** Whether it waits for a request; HTTP/2 sessions have a timeout of their own. */
+function isUnused(connection: Connection): boolean {
+  const {inFlight, waiting, hasAsked, session} = connection
+  return inFlight === 0 && waiting === 0 && hasAsked && !session
 }
 
 function isIdle(connection: Connection): boolean {

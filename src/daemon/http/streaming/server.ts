@@ -17,8 +17,6 @@ import type {Rejection} from './metrics.ts'
 export type ServerLimits = ConnectionLimits & {
   /** For a request's head, from the connection or the request before it on. */
   headersMs: number
-  /** Between two requests of one connection. */
-  idleMs: number
 }
 
 export type TlsFiles = {cert: string; key: string}
@@ -170,6 +168,7 @@ function takeRequest(
       return
     }
     connection.inFlight++
+    connection.hasAsked = true
     let isOver = false
     const onOver = (): void => {
       if (isOver) return
@@ -206,7 +205,8 @@ function setTimeouts(server: Listener, limits: ServerLimits): void {
   http.headersTimeout = limits.headersMs
   // Bodies of requests are ignored, but they are read.
   http.requestTimeout = Math.max(limits.headersMs, limits.idleMs)
-  http.keepAliveTimeout = limits.idleMs
+  // Idle connections are found by connections.ts.
+  http.keepAliveTimeout = 0
   // Slow readers are found by what they take (permits.ts, connections.ts), not by silence of the socket.
   http.timeout = 0
   http.maxHeadersCount = headersMax
