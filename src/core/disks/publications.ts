@@ -61,11 +61,14 @@ export function publishDisk(
   }
   const notePath = join(dir, `${disk.name}.json`)
   try {
-    mkdirSync(dir, {recursive: true, mode: 0o755})
+    mkdirSync(dir, {recursive: true})
+    // Whoever serves may be another user, whatever the umask here is.
+    chmodSync(dir, 0o755)
     linkBytes(disk.source, join(dir, file))
     failpoint('disks.linked')
     const temporary = join(dir, `${disk.name}.tmp`)
-    writeFileSync(temporary, `${JSON.stringify(note)}\n`, {mode: 0o644, flush: true})
+    writeFileSync(temporary, `${JSON.stringify(note)}\n`, {flush: true})
+    chmodSync(temporary, 0o644)
     const before = readNote(notePath)
     renameSync(temporary, notePath)
     syncDirectory(dir)
