@@ -171,6 +171,11 @@ function buildContexts(
       const {indexTar} = await import('./unpack/unpack.ts')
       return await indexTar(request)
     },
+    decompress: async (request) => {
+      const {decompressGrowing} = await import('./unpack/unpack.ts')
+      return decompressGrowing(request)
+    },
+    freshPlains: new Map(),
     canMountErofs: async () => {
       const support = await erofsSupport(layout.store, false)
       return support.ok ? {isAble: true} : {isAble: false, reason: support.reason}

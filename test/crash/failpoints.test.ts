@@ -32,8 +32,8 @@ type Stage = {scene: Scene; server: BlobServer; image: Image; url: string}
 
 type Case = {
   title: string
-  /** Indexed from a compressed blob instead of extracted from a plain one. */
-  isIndexed?: boolean
+  /** Indexed from a compressed blob instead of extracted from a plain one; `large` is decompressed while it downloads. */
+  isIndexed?: boolean | 'large'
   arrange?: (stage: Stage) => Promise<void>
   /** What dies: a command of the program, or something longer. */
   act?: string[] | ((stage: Stage, env: Record<string, string>) => Promise<Ran>)
@@ -121,6 +121,22 @@ const alone = [
   'journal.mount',
 ]
 
+/** Those of a compressed blob that is decompressed while it downloads. */
+const straightDecompressed = [
+  'blobs.part_opened',
+  'blobs.plain_opened',
+  'blobs.synced',
+  'blobs.durable',
+  'blobs.plain_synced',
+  'blobs.plain_renamed',
+  'blobs.plain_durable',
+  'images.downloaded',
+  'journal.download',
+  'images.unpacked',
+  'images.noted',
+  'images.published',
+]
+
 /** Those that differ for an indexed image. */
 const straightIndexed = [
   'images.unpacked',
@@ -201,10 +217,37 @@ for (const name of ['images.published', 'images.unpacked'])
       end: {one: 'STORED'},
     },
   )
+for (const name of straightDecompressed)
+  (indexedCases[name] ??= []).push(
+    {title: 'a worker that decompresses meanwhile', isIndexed: 'large', arrange: enqueue},
+    {
+      title: 'a command that decompresses meanwhile',
+      isIndexed: 'large',
+      act: ['fetch'],
+      again: ['fetch'],
+    },
+  )
 indexedCases['images.index_mounted']?.push({
   title: 'converting to erofs',
   arrange: activate,
   act: toErofs,
+})
+
+const takingOver: Omit<Case, 'title'> = {
+  arrange: stoppedInDownload,
+  act: async ({scene}, env) => {
+    // The first is only stopped: its lease runs out, and what it has open must not be written to.
+    await until('the lease to run out', () =>
+      runsOf(scene).every(({status}) => status === 'running'),
+    )
+    return await scene.run(['worker'], {env})
+  },
+  again: ['worker', '--once'],
+}
+;(indexedCases['blobs.part_copied'] ??= []).push({
+  title: 'taking over a download that is decompressed meanwhile',
+  isIndexed: 'large',
+  ...takingOver,
 })
 
 const cases: Record<string, Case[]> = {
@@ -314,17 +357,7 @@ const cases: Record<string, Case[]> = {
     },
     end: {one: 'STORED'},
   }),
-  'blobs.part_copied': one('taking a download over', {
-    arrange: stoppedInDownload,
-    act: async ({scene}, env) => {
-      // The first is only stopped: its lease runs out, and what it has open must not be written to.
-      await until('the lease to run out', () =>
-        runsOf(scene).every(({status}) => status === 'running'),
-      )
-      return await scene.run(['worker'], {env})
-    },
-    again: ['worker', '--once'],
-  }),
+  'blobs.part_copied': one('taking a download over', takingOver),
   'blobs.part_discarded': one('giving up bytes with the wrong digest', {
     arrange: served({body: makeImage(7).bytes}),
     code: 3,
@@ -418,14 +451,20 @@ describe('dying at every failpoint', function () {
   }
 })
 
-async function makeStage(scene: Scene, server: BlobServer, isIndexed: boolean): Promise<Stage> {
+async function makeStage(
+  scene: Scene,
+  server: BlobServer,
+  isIndexed: boolean | 'large',
+): Promise<Stage> {
   Object.assign(scene.env, {
-    ...(isIndexed ? {IMGSTORE_BACKEND: 'erofs'} : {}),
+    ...(isIndexed === false ? {} : {IMGSTORE_BACKEND: 'erofs'}),
     IMGSTORE_RETRY_WAIT: '30ms',
     IMGSTORE_POLL: '20ms',
-    IMGSTORE_LEASE: '500ms',
+    // Short, because one test waits for its end; long enough for a busy machine to renew it in time.
+    IMGSTORE_LEASE: '3s',
   })
-  const image = isIndexed ? packedImage('gzip') : makeImage(1)
+  const made = isIndexed === 'large' ? makeImage(1, {files: 60, fileBytes: 200_000}) : makeImage(1)
+  const image = isIndexed === false ? made : packedImage('gzip', made)
   return await Promise.resolve({scene, server, image, url: server.put('/one.tar', image.bytes)})
 }
 

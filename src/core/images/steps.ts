@@ -6,12 +6,14 @@ import {listRuns, mayHaveOtherWriter} from '../db/runs.ts'
 import {fail, type ImgstoreError} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
 import type {Goal, ImageState} from '../image.ts'
+import {resolveLimits} from '../limits.ts'
 import type {Steps} from '../machine/runner.ts'
 import type {ImagesContext} from './context.ts'
 import {downloadBlob} from './download.ts'
 import type {ImageOutcome, ImageStep, ImageStepContext} from './lifecycle.ts'
-import {unpack} from './make-tree.ts'
+import {backendFor, unpack} from './make-tree.ts'
 import {mount, prepare, unmount, unmountFor} from './mounting.ts'
+import {PlainMaker} from './plain-maker.ts'
 import {discardStaged, publishTree, removeTree, retireImage} from './trees.ts'
 
 export function imageStepsOf(
@@ -71,11 +73,16 @@ async function dropPartIfUnused(
   image: PlacedImage,
   claim: ImageClaim,
 ): Promise<void> {
-  const open = await listRuns(images.database.db, {node: images.node, isOpen: true, limit: 10_000})
-  const isNeeded = open.some(
-    (run) => run.id !== claim.run && run.digest === image.digest && run.goal !== 'REMOVED',
-  )
-  if (!isNeeded) await images.blobs.removePart(image.digest)
+  if (!(await isFetchedByOther(images, image, claim))) await images.blobs.removePart(image.digest)
+}
+
+async function isFetchedByOther(
+  {database, node}: ImagesContext,
+  {digest}: PlacedImage,
+  claim: ImageClaim,
+): Promise<boolean> {
+  const open = await listRuns(database.db, {node, isOpen: true, limit: 10_000})
+  return open.some((run) => run.id !== claim.run && run.digest === digest && run.goal !== 'REMOVED')
 }
 
 async function download(
@@ -85,8 +92,13 @@ async function download(
 ): Promise<ImageOutcome> {
   const {database, blobs, clock} = images
   const cached = await findBlob(images, image, context.signal)
-  if (cached !== undefined)
+  if (cached !== undefined) {
+    // Plain tars begun for a blob that is there are from before a crash, unless another run is just finishing one.
+    if (!(await isFetchedByOther(images, image, context.claim))) {
+      await blobs.removePlainParts(image.digest)
+    }
     return {detail: {is_cached: true, size_bytes: cached, downloaded_bytes: 0}}
+  }
   const settings = images.settings()
   const {claim} = context
   const run = {id: claim.run, node: claim.node, digest: image.digest}
@@ -101,7 +113,9 @@ async function download(
       signal: context.signal,
       maxBlobBytes: settings.maxBlobBytes,
       onProgress: (p) => context.progress(p.receivedBytes, p.totalBytes),
+      plainMaker: plainMakerFor(images, image),
     })
+    await rememberPlain(images, image, result.plain !== undefined)
     failpoint('images.downloaded')
     await putBlob(database.db, image.digest, result.sizeBytes, clock.now())
     return {
@@ -109,6 +123,7 @@ async function download(
         size_bytes: result.sizeBytes,
         downloaded_bytes: result.downloadedBytes,
         resumed_from_bytes: result.resumedFromBytes,
+        ...(result.plain === undefined ? {} : {plain_bytes: result.plain.sizeBytes}),
       },
     }
   } catch (error) {
@@ -116,6 +131,29 @@ async function download(
     if (partAfter > partBefore) context.forward()
     throw error
   }
+}
+
+function plainMakerFor(images: ImagesContext, image: PlacedImage): PlainMaker {
+  const {blobs, decompress, log} = images
+  return new PlainMaker({
+    blobs,
+    digest: image.digest,
+    limits: resolveLimits(image.profile, image.limits),
+    maxBlobBytes: images.settings().maxBlobBytes,
+    isWanted: async () => (await backendFor(images, image)) === 'erofs',
+    decompress,
+    log,
+  })
+}
+
+/** What this process made a moment ago need not be read again to be believed. */
+async function rememberPlain(
+  {blobs, freshPlains}: ImagesContext,
+  {digest}: PlacedImage,
+  wasMade: boolean,
+): Promise<void> {
+  const file = wasMade ? await blobs.statPlain(digest) : undefined
+  if (file) freshPlains.set(digest, file)
 }
 
 /** The size of a blob that is there and to be trusted; a damaged one is moved out of the way. */

@@ -1,7 +1,7 @@
 /** Finds what nothing needs any more, and removes it. What a run needs is never touched. */
 import {lstat, mkdir, readdir, rename, rm, rmdir, stat} from 'node:fs/promises'
 import {join} from 'node:path'
-import type {BlobFile} from '../blobs/blob-store.ts'
+import type {BlobFile, BlobFileKind} from '../blobs/blob-store.ts'
 import {listBlobs, removeBlob} from '../db/blobs.ts'
 import {digestsInUse, listPlaced, type PlacedImage} from '../db/images.ts'
 import type {Query} from '../db/query.ts'
@@ -106,6 +106,8 @@ const isIndexed = (needs: Needs, digest: Digest): boolean =>
 const isFetched = (needs: Needs, digest: Digest): boolean =>
   needs.openRuns.some((run) => run.goal !== 'REMOVED' && run.digest === digest)
 
+const partKinds: ReadonlySet<BlobFileKind> = new Set(['part', 'plain-part', 'sidecar'])
+
 async function* unusedBlobs(maintenance: MaintenanceContext): AsyncIterable<Candidate> {
   const {blobs, clock} = maintenance
   const {staleAfterMs} = maintenance.settings()
@@ -137,12 +139,25 @@ async function* unusedBlobs(maintenance: MaintenanceContext): AsyncIterable<Cand
             isIndexed(fresh, digest) ? false : await blobs.removePlain(digest),
           ),
       }
-    } else if ((file.kind === 'part' || file.kind === 'sidecar') && digest !== undefined) {
+    } else if (file.kind === 'plain-note' && digest !== undefined && !isIndexed(needs, digest)) {
+      // With its tar, unless that is gone already.
+      if (files.some((other) => other.kind === 'plain' && other.digest === digest)) continue
+      yield {
+        kind: 'plain',
+        path,
+        sizeBytes,
+        reason: 'its tar is gone',
+        remove: () =>
+          behindLock(maintenance, async (fresh) =>
+            isIndexed(fresh, digest) ? false : await removeFile(path),
+          ),
+      }
+    } else if (partKinds.has(file.kind) && digest !== undefined) {
       if (isFetched(needs, digest) || !isStale) continue
       yield {
         kind: 'part',
         path,
-        sizeBytes,
+        sizeBytes: file.kind === 'plain-part' ? await diskUsage(path) : sizeBytes,
         reason: 'no run fetches it',
         remove: () =>
           behindLock(maintenance, async (fresh) =>

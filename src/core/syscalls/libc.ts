@@ -61,10 +61,12 @@ export function libc(): Libc {
   return found
 }
 
-const names = new Map(Object.entries(constants.errno).map(([name, value]) => [value, name]))
-// Node has no names for these; the numbers are the same on every architecture of Node.
-names.set(15, 'ENOTBLK')
-names.set(117, 'EUCLEAN')
+const names = new Map([
+  ...Object.entries(constants.errno).map(([name, value]) => [value, name] as const),
+  // Node knows those of its own functions. These are what mount calls say: no block device; damaged.
+  [15, 'ENOTBLK'],
+  [117, 'EUCLEAN'],
+])
 
 /** The name of an errno value (`EBUSY`), as Node's own errors carry it. */
 export function errnoName(errno: number): string {

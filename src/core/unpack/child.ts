@@ -8,7 +8,17 @@ import {BugError} from '../assert.ts'
 import {toImgstoreError} from '../errors.ts'
 import {MiB} from '../limits.ts'
 import {confine, limitResources} from '../syscalls/confine.ts'
-import type {ChildJob, ChildMessage} from './protocol.ts'
+import {Growth} from './growth.ts'
+import {
+  indexFileBytesMax,
+  type ChildJob,
+  type ChildMessage,
+  type DecompressResult,
+  type IndexResult,
+  type ParentMessage,
+  type UnpackProgress,
+  type UnpackResult,
+} from './protocol.ts'
 
 const PROGRESS_EVERY_MS = 250
 
@@ -19,26 +29,53 @@ const DESCRIPTORS_MAX = 512
  * Ten minutes and more by the size of the blob: a mebibyte of the worst archive that the limits let through (a gibibyte
  * of zeros at 1,000:1, or a hundred zstd frames of nothing) takes about a second.
  */
-function cpuSecondsFor(job: {blobPath: string}): number {
+function cpuSecondsFor({kind, job}: ChildJob): number {
   let blobBytes = 0
   try {
-    blobBytes = statSync(job.blobPath).size
+    blobBytes = kind === 'decompress' ? job.blobBytesMax : statSync(job.blobPath).size
   } catch {
     // Opening it will say why.
   }
   return 600 + Math.ceil((8 * blobBytes) / MiB)
 }
 
+function fileBytesMaxFor({kind, job}: ChildJob): number {
+  return kind === 'unpack' ? job.limits.fileBytesMax : indexFileBytesMax(job.limits)
+}
+
 function send(message: ChildMessage, then?: () => void): void {
   process.send?.(message, undefined, {}, () => then?.())
 }
 
-async function work({kind, job}: ChildJob): Promise<void> {
+const growth = new Growth()
+
+/** Each kind of job loads its own code only. */
+async function run(
+  {kind, job}: ChildJob,
+  onProgress: (progress: UnpackProgress) => void,
+): Promise<UnpackResult | IndexResult | DecompressResult> {
+  switch (kind) {
+    case 'unpack': {
+      const {extract} = await import('./extract.ts')
+      return await extract(job, {onProgress, confine})
+    }
+    case 'index': {
+      const {indexArchive} = await import('./erofs/index-archive.ts')
+      return await indexArchive(job, {onProgress, confine})
+    }
+    case 'decompress': {
+      const {decompress} = await import('./decompress.ts')
+      return await decompress(job, {growth, confine})
+    }
+  }
+}
+
+async function work(job: ChildJob): Promise<void> {
   // Modes are given at creation, so nothing may take bits away from them.
   process.umask(0)
   // The first is always told, however soon.
   let lastMs = -Infinity
-  const onProgress = (progress: {readBytes: number; entries: number}): void => {
+  const onProgress = (progress: UnpackProgress): void => {
     const nowMs = performance.now()
     if (nowMs - lastMs < PROGRESS_EVERY_MS) return
     lastMs = nowMs
@@ -46,20 +83,12 @@ async function work({kind, job}: ChildJob): Promise<void> {
   }
   const end = (): void => process.disconnect()
   try {
-    const limit = (fileBytesMax: number): void => {
-      const cpuSecondsMax = cpuSecondsFor(job)
-      limitResources({fileBytesMax, descriptorsMax: DESCRIPTORS_MAX, cpuSecondsMax})
-    }
-    // Each backend is loaded for its own jobs only.
-    if (kind === 'index') {
-      const {indexArchive, indexFileBytesMax} = await import('./erofs/index-archive.ts')
-      limit(indexFileBytesMax(job.limits))
-      send({kind: 'done', result: await indexArchive(job, {onProgress, confine})}, end)
-    } else {
-      const {extract} = await import('./extract.ts')
-      limit(job.limits.fileBytesMax)
-      send({kind: 'done', result: await extract(job, {onProgress, confine})}, end)
-    }
+    limitResources({
+      fileBytesMax: fileBytesMaxFor(job),
+      descriptorsMax: DESCRIPTORS_MAX,
+      cpuSecondsMax: cpuSecondsFor(job),
+    })
+    send({kind: 'done', result: await run(job, onProgress)}, end)
   } catch (error) {
     const coded = toImgstoreError(error)
     const details = error instanceof BugError ? {reason: error.message} : coded.details
@@ -72,6 +101,7 @@ async function work({kind, job}: ChildJob): Promise<void> {
 setFlagsFromString('--no-turbofan')
 
 process.once('disconnect', () => process.exit(process.exitCode ?? 0))
-process.once('message', (job) => {
-  void work(job as ChildJob)
+process.on('message', (told: ParentMessage) => {
+  if (told.kind === 'grown') growth.tell(told.sizeBytes, told.isWhole)
+  else void work(told)
 })
