@@ -5,8 +5,8 @@ export const smallBytes = 64 * 1024
 /** Larger bodies go out in slices of this size: both copies of it stay in the processor's cache. */
 export const sliceBytes = 256 * 1024
 
-// What 64 transfers at once need, and no more than 32 MiB.
-const keptMax = {small: 128, slice: 96}
+// What 64 transfers at once need, and no more than 20 MiB.
+const keptMax = {small: 64, slice: 64}
 const kept: {small: Buffer[]; slice: Buffer[]} = {small: [], slice: []}
 
 export function takeBuffer(size: typeof smallBytes): Buffer {

@@ -52,6 +52,10 @@ function readFully(fd: number, buffer: Buffer, bytes: number, start: number): bo
   }
 }
 
+// Slices that transfers hold. Past the bound none reads ahead: the others' writes are work enough meanwhile.
+let sliceCount = 0
+const readAheadMax = 64
+
 /** One large body on its way: at most one slice being read and one being written. */
 class Transfer {
   readonly #job: SendJob
@@ -61,6 +65,7 @@ class Transfer {
   #isWriting = false
   #isClosed = false
   #isFinished = false
+  #sliceCount = 0
   readonly #buffers: Buffer[] = []
 
   constructor(job: SendJob) {
@@ -84,7 +89,13 @@ class Transfer {
     const length = Math.min(sliceBytes, this.#job.end - this.#position + 1)
     if (length <= 0) return
     this.#isReading = true
-    this.#fill(this.#buffers.pop() ?? takeBuffer(sliceBytes), 0, length)
+    this.#fill(this.#buffers.pop() ?? this.#takeSlice(), 0, length)
+  }
+
+  #takeSlice(): Buffer {
+    sliceCount++
+    this.#sliceCount++
+    return takeBuffer(sliceBytes)
   }
 
   #fill(buffer: Buffer, done: number, length: number): void {
@@ -135,7 +146,7 @@ class Transfer {
     }
     response.write(slice, written)
     if (this.#position > end) response.end()
-    else this.#read()
+    else if (sliceCount < readAheadMax) this.#read()
   }
 
   /**
@@ -145,6 +156,7 @@ class Transfer {
   #settle(): void {
     if (this.#isFinished || !this.#isClosed || this.#isReading) return
     this.#isFinished = true
+    sliceCount -= this.#sliceCount
     this.#job.writingBytes = 0
     if (this.#filled) giveBuffer(this.#filled)
     for (const buffer of this.#buffers.splice(0)) giveBuffer(buffer)
