@@ -29,6 +29,7 @@ import {pipeline} from 'node:stream/promises'
 import {createZstdCompress} from 'node:zlib'
 import {rootfsArchive} from '../test/support/rootfs-archive.ts'
 import {type Cost, measure, ratios} from './support/costs.ts'
+import {makePlace} from './support/place.ts'
 import {buildUnpacker, takePeakMiB, type Unpacker, writeManyFiles} from './support/unpacker.ts'
 
 type Contender = {name: string; command: (target: string) => string[]}
@@ -41,22 +42,29 @@ function compare(
   rounds: number,
   base: string,
 ): void {
-  const work = mkdtempSync(join(base, 'imgstore-bench-'))
+  const place = makePlace(base)
   const costs: Record<string, Cost[]> = {}
   try {
     for (let at = 0; at < rounds; at++) {
       // The first in a round has the colder cache, so they take turns.
       for (const one of at % 2 === 0 ? [ours, peer] : [peer, ours]) {
-        const target = join(work, `${one.name.replaceAll(/\W+/g, '-')}-${at}`)
+        const target = join(place.dir, `${one.name.replaceAll(/\W+/g, '-')}-${at}`)
         mkdirSync(target, {mode: 0o700})
         ;(costs[one.name] ??= []).push(measure(one.command(target)))
       }
     }
     const [mine = [], theirs = []] = [costs[ours.name], costs[peer.name]]
-    const line = {bench: 'unpack', ...what, peer: peer.name, rounds, ...ratios(mine, theirs)}
+    const line = {
+      bench: 'unpack',
+      ...what,
+      into: place.kind,
+      peer: peer.name,
+      rounds,
+      ...ratios(mine, theirs),
+    }
     console.log(JSON.stringify({...line, peak_rss_mib: takePeakMiB()}))
   } finally {
-    rmSync(work, {recursive: true, force: true})
+    place.end()
   }
 }
 
