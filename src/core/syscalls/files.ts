@@ -5,6 +5,7 @@
  * Names and link targets are byte strings: each character is one byte, because a file's name on Linux is
  * bytes and need not be UTF-8. Every function throws a Node-shaped system error (`code`, `errno`, `syscall`).
  */
+import {type Call, certain, lastErrno} from './errno.ts'
 import {libc, systemError, tryLibc} from './libc.ts'
 
 /** A time as the kernel keeps it: whole seconds since the epoch (negative before 1970) and 0 … 999,999,999 more nanoseconds. */
@@ -14,8 +15,6 @@ const AT_SYMLINK_NOFOLLOW = 0x100
 const AT_REMOVEDIR = 0x200
 const UTIME_OMIT = 0x3ffffffe
 const XATTR_LIST_BYTES_MAX = 65_536
-
-type Call = (...args: readonly (number | bigint | Buffer | null)[]) => number
 
 type Calls = {
   openat: Call
@@ -36,7 +35,6 @@ type Calls = {
   syncfs: Call
   write: Call
   address: (buffer: Buffer) => number
-  errno: () => number
 }
 
 let bound: Calls | undefined
@@ -44,7 +42,9 @@ let bound: Calls | undefined
 function calls(): Calls {
   if (bound !== undefined) return bound
   const {koffi, lib} = libc()
-  const call = (name: string, result: string, args: string[]): Call => lib.func(name, result, args)
+  const errno = (): number => koffi.errno()
+  const call = (name: string, result: string, args: string[]): Call =>
+    certain(lib.func(name, result, args), errno)
   bound = {
     openat: call('openat', 'int', ['int', 'void *', 'int', 'uint32_t']),
     mkdirat: call('mkdirat', 'int', ['int', 'void *', 'uint32_t']),
@@ -65,7 +65,6 @@ function calls(): Calls {
     write: call('write', 'int64_t', ['int', 'uintptr_t', 'size_t']),
     // A user-space address has 47 bits, 56 at most where the kernel is asked for more, which nobody here does.
     address: (buffer) => Number(koffi.address(buffer)),
-    errno: () => koffi.errno(),
   }
   return bound
 }
@@ -97,7 +96,7 @@ function put(buffer: Buffer, bytes: string): Buffer {
 
 function check(result: number, syscall: string, name?: string): number {
   if (result >= 0) return result
-  throw systemError(syscall, calls().errno(), name)
+  throw systemError(syscall, lastErrno(), name)
 }
 
 // struct timespec[2], little-endian: access time (left as it is), modification time. 64 bits as two halves, because
@@ -256,7 +255,7 @@ export function write(fd: number, buffer: Buffer, start: number, length: number)
   for (;;) {
     const written = calls().write(fd, writtenAddress + start, length)
     if (written >= 0) return written
-    if (calls().errno() !== EINTR) throw systemError('write', calls().errno())
+    if (lastErrno() !== EINTR) throw systemError('write', lastErrno())
   }
 }
 

@@ -4,6 +4,24 @@ import {type Attack, holds} from './attack.ts'
 
 export const typesAttacks: Attack[] = [
   {
+    title: 'a character device whose major number no kernel takes',
+    bytes: archive(device('d', 'character', 4096, 1)),
+    expect: {all: 'bad'},
+    says: /beyond every real device/,
+  },
+  {
+    title: 'a block device whose minor number no kernel takes',
+    bytes: archive(device('d', 'block', 1, 2 ** 20)),
+    expect: {all: 'bad'},
+    says: /beyond every real device/,
+  },
+  {
+    title: 'a device with the largest numbers that there are',
+    bytes: archive(device('d', 'block', 4095, 2 ** 20 - 1)),
+    expect: {image: 'ok', all: 'unsafe'},
+    needsNodes: true,
+  },
+  {
     title: 'an overlay whiteout (device 0:0)',
     bytes: archive(device('w', 'character', 0, 0)),
     expect: {all: 'unsafe'},

@@ -149,7 +149,8 @@ function addDevice(entry: Entry, pax: PaxHeader | undefined, block: Buffer, star
       reason: 'its header and its extended header name different devices',
     })
   }
-  if (major > 0xffff_ffff || minor > 0xffff_ffff) {
+  // Twelve and twenty bits: the kernel makes no other.
+  if (major > 0xfff || minor > 0xf_ffff) {
     throw fail('bad_archive', {
       offset: entry.offset,
       reason: 'its device is beyond every real device',
