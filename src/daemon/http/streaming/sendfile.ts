@@ -23,7 +23,7 @@ import {headText} from './head-text.ts'
 import type {OpenFastSender, SendJob} from './sender.ts'
 
 /** Bodies up to this size are copied: up to here it costs no more than sendfile(2) (bench/streaming). */
-const copiedBytesMax = 16 * 1024
+const copiedBytesMax = 32 * 1024
 /**
  * What one turn of the event loop sends on one connection at most. A connection that is kept full is sent on by what its
  * client acknowledges, at no cost here: with 512 KiB, 8 MiB took twice the processor time (bench/streaming).
