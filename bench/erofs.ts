@@ -7,7 +7,6 @@
  *
  *     node bench/erofs.ts [ROUNDS] [ARCHIVE.tar]
  */
-import {spawnSync} from 'node:child_process'
 import {
   lstatSync,
   mkdirSync,
@@ -25,45 +24,10 @@ import {unmountSync} from '../src/core/mounts/mount.ts'
 import {erofsTool} from '../test/support/erofs-tools.ts'
 import {rootfsArchive} from '../test/support/rootfs-archive.ts'
 import {archive, file} from '../test/support/tar-builder.ts'
+import {type Cost, measure, median, ratios, round} from './support/costs.ts'
+import {buildUnpacker, takePeakMiB} from './support/unpacker.ts'
 
-type Cost = {wallMs: number; cpuMs: number}
 type Contender = {name: string; command: (round: number) => string[]}
-
-const home = join(import.meta.dirname, '..')
-/** What is measured is what ships: JavaScript, because stripping types at every start costs 0.2 s of CPU. */
-const builtDir = join(home, '.cache/bench-erofs')
-
-function build(): string {
-  const tsc = join(home, 'node_modules/.bin/tsc')
-  const args = ['-p', join(home, 'tsconfig.json'), '--outDir', builtDir, '--incremental', 'false']
-  spawnSync(tsc, args, {stdio: 'ignore'})
-  const program = join(builtDir, 'one.mjs')
-  writeFileSync(program, oneProgram)
-  return program
-}
-
-const oneProgram = `
-import {resolveLimits} from './src/core/limits.js'
-import {indexTar} from './src/core/unpack/unpack.js'
-const [, , blobPath, imagePath] = process.argv
-const limits = {...resolveLimits('image', {}), filesMax: 5_000_000}
-const digest = 'sha256:' + '0'.repeat(64)
-await indexTar({blobPath, imagePath, plainPath: imagePath + '.tar', profile: 'image', limits, digest})
-`
-
-/** Runs a command to its end; bash's `time` counts all its children. */
-function measure(command: string[]): Cost {
-  const script = 'TIMEFORMAT="%3R %3U %3S"; time "$@" 3>&2 2>/dev/null'
-  const run = spawnSync('bash', ['-c', script, 'bash', ...command], {encoding: 'utf8'})
-  if (run.status !== 0) throw new Error(`${command.join(' ')} failed: ${run.stdout} ${run.stderr}`)
-  const line = run.stderr.trim().split('\n').at(-1) ?? ''
-  const [wall = 0, user = 0, system = 0] = line.split(' ').map((text) => Number(text) * 1000)
-  return {wallMs: wall, cpuMs: user + system}
-}
-
-const median = (values: number[]): number =>
-  values.toSorted((a, b) => a - b)[values.length >> 1] ?? NaN
-const round = (value: number, digits = 2): number => Number(value.toFixed(digits))
 
 /** One line for each peer; the first contender is ours. */
 function compare(what: Record<string, unknown>, contenders: Contender[], rounds: number): void {
@@ -71,22 +35,12 @@ function compare(what: Record<string, unknown>, contenders: Contender[], rounds:
   for (let at = 0; at < rounds; at++) {
     for (const [index, {command}] of contenders.entries()) costs[index]?.push(measure(command(at)))
   }
-  const of = (index: number, key: keyof Cost): number =>
-    median((costs[index] ?? []).map((cost) => cost[key]))
-  for (const [index, {name}] of contenders.entries()) {
-    if (index === 0) continue
-    const line = {
-      question: 'index an archive',
-      ...what,
-      peer: name,
-      wall_ratio: round(of(0, 'wallMs') / of(index, 'wallMs'), 3),
-      cpu_ratio: round(of(0, 'cpuMs') / of(index, 'cpuMs'), 3),
-      wall_ms: round(of(0, 'wallMs'), 0),
-      cpu_ms: round(of(0, 'cpuMs'), 0),
-      peer_wall_ms: round(of(index, 'wallMs'), 0),
-      peer_cpu_ms: round(of(index, 'cpuMs'), 0),
-    }
-    console.log(JSON.stringify(line))
+  const [ours = [], ...others] = costs
+  const peak = takePeakMiB()
+  for (const [index, theirs] of others.entries()) {
+    const name = contenders[index + 1]?.name
+    const line = {question: 'index an archive', ...what, peer: name, ...ratios(ours, theirs)}
+    console.log(JSON.stringify({...line, peak_rss_mib: peak}))
   }
 }
 
@@ -148,20 +102,20 @@ function compareReading(imagePath: string, blob: string, tree: string, rounds: n
   }
 }
 
-function makeMany(path: string, count: number): void {
+function makeOneDirectory(path: string, count: number): void {
   const parts: Buffer[] = []
   for (let i = 0; i < count; i++) parts.push(file(`d/file-${i}`, `contents of file ${i}\n`))
   writeFileSync(path, archive(...parts))
 }
 
-function main(rounds: number, blob: string): void {
-  const program = build()
+async function main(rounds: number, blob: string): Promise<void> {
+  const unpacker = await buildUnpacker()
   const mkfs = erofsTool('mkfs.erofs')
   const work = mkdtempSync(join(tmpdir(), 'imgstore-bench-'))
   try {
     const ours = (path: string, imagePath: string): Contender => ({
       name: 'imgstore',
-      command: () => [process.execPath, program, path, imagePath],
+      command: () => unpacker.index(path, imagePath),
     })
     const peer = (path: string): Contender => ({
       name: 'mkfs.erofs --tar=i',
@@ -197,7 +151,7 @@ function main(rounds: number, blob: string): void {
     compareReading(image, blob, join(work, 'tree-0'), rounds)
     for (const count of [20_000, 100_000]) {
       const many = join(work, `many-${count}.tar`)
-      makeMany(many, count)
+      makeOneDirectory(many, count)
       const what = {archive: `${count} files in one directory`, size_bytes: statSync(many).size}
       // It takes time by the square of the directory's size: one round of the larger will do.
       const few = count > 50_000 ? 1 : Math.min(rounds, 3)
@@ -209,4 +163,4 @@ function main(rounds: number, blob: string): void {
 }
 
 const [roundsText = '5', blob = rootfsArchive('developer')] = process.argv.slice(2)
-main(Number(roundsText), blob)
+await main(Number(roundsText), blob)

@@ -6,79 +6,32 @@
  * final sync; GNU tar is followed by `sync -f`. Needs root, debootstrap (its archive is cached) and, for the layer, umoci.
  *
  *     node bench/unpack.ts [ROUNDS] [DIRECTORY]
+ *
+ * Is the time linear in the entries, and how much memory do they take? A million files against 100,000, for both
+ * backends; a ratio of 10 is linear. Takes minutes and 6 GiB, so it runs only when asked:
+ *
+ *     node bench/unpack.ts million [DIRECTORY]
  */
 import {execFileSync, spawnSync} from 'node:child_process'
 import {
   copyFileSync,
   createReadStream,
   createWriteStream,
-  existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
-  readFileSync,
   rmSync,
   statSync,
-  writeFileSync,
 } from 'node:fs'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {pipeline} from 'node:stream/promises'
 import {createZstdCompress} from 'node:zlib'
-import {bundleUnpacker} from '../scripts/bundle-unpacker.ts'
 import {rootfsArchive} from '../test/support/rootfs-archive.ts'
-import {archive, file} from '../test/support/tar-builder.ts'
+import {type Cost, measure, ratios} from './support/costs.ts'
+import {buildUnpacker, takePeakMiB, type Unpacker, writeManyFiles} from './support/unpacker.ts'
 
-type Cost = {wallMs: number; cpuMs: number}
 type Contender = {name: string; command: (target: string) => string[]}
-
-const home = join(import.meta.dirname, '..')
-/** What is measured is what ships: JavaScript, built here, because stripping types at every start costs 0.2 s of CPU. */
-const builtDir = join(home, '.cache/bench-unpack')
-
-/** Builds src and a program that does one extraction in a process of its own, as a worker does it. */
-async function build(): Promise<string> {
-  const tsc = join(home, 'node_modules/.bin/tsc')
-  const args = ['-p', join(home, 'tsconfig.json'), '--outDir', builtDir, '--incremental', 'false']
-  spawnSync(tsc, args, {stdio: 'ignore'})
-  await bundleUnpacker(builtDir)
-  const program = join(builtDir, 'one.mjs')
-  writeFileSync(program, oneProgram)
-  return program
-}
-
-const oneProgram = `
-import {readFileSync, writeFileSync} from 'node:fs'
-import {resolveLimits} from './src/core/limits.js'
-import {unpack} from './src/core/unpack/unpack.js'
-const [, , blobPath, targetDir, peaks] = process.argv
-let peakKiB = 0
-setInterval(() => {
-  for (const pid of readFileSync('/proc/self/task/' + process.pid + '/children', 'utf8').split(' ')) {
-    try {
-      const status = pid && readFileSync('/proc/' + pid + '/status', 'utf8')
-      peakKiB = Math.max(peakKiB, Number(/VmHWM:\\s+(\\d+)/.exec(status)?.[1] ?? 0))
-    } catch {} // It ended between the two reads.
-  }
-}, 50).unref()
-const limits = {...resolveLimits('image', {}), filesMax: 5_000_000}
-await unpack({blobPath, targetDir, profile: 'image', limits})
-writeFileSync(peaks, peakKiB + '\\n', {flag: 'a'})
-`
-
-/** Runs a command to its end; bash's `time` counts all its children. */
-function measure(command: string[]): Cost {
-  const script = 'TIMEFORMAT="%3R %3U %3S"; time "$@" 3>&2 2>/dev/null'
-  const run = spawnSync('bash', ['-c', script, 'bash', ...command], {encoding: 'utf8'})
-  if (run.status !== 0) throw new Error(`${command.join(' ')} failed: ${run.stdout} ${run.stderr}`)
-  const line = run.stderr.trim().split('\n').at(-1) ?? ''
-  const [wall = 0, user = 0, system = 0] = line.split(' ').map((text) => Number(text) * 1000)
-  return {wallMs: wall, cpuMs: user + system}
-}
-
-const median = (values: number[]): number =>
-  values.toSorted((a, b) => a - b)[values.length >> 1] ?? NaN
-const round = (value: number, digits = 2): number => Number(value.toFixed(digits))
 
 /** Runs every contender once a round, each into a new directory; nothing is deleted until the end. */
 function compare(
@@ -99,33 +52,12 @@ function compare(
         ;(costs[one.name] ??= []).push(measure(one.command(target)))
       }
     }
-    const of = (one: Contender, key: keyof Cost): number =>
-      median((costs[one.name] ?? []).map((cost) => cost[key]))
-    const line = {
-      bench: 'unpack',
-      ...what,
-      peer: peer.name,
-      rounds,
-      wall_ratio: round(of(ours, 'wallMs') / of(peer, 'wallMs')),
-      cpu_ratio: round(of(ours, 'cpuMs') / of(peer, 'cpuMs')),
-      wall_ms: round(of(ours, 'wallMs'), 0),
-      cpu_ms: round(of(ours, 'cpuMs'), 0),
-      peer_wall_ms: round(of(peer, 'wallMs'), 0),
-      peer_cpu_ms: round(of(peer, 'cpuMs'), 0),
-      peak_rss_mib: readPeak(),
-    }
-    console.log(JSON.stringify(line))
+    const [mine = [], theirs = []] = [costs[ours.name], costs[peer.name]]
+    const line = {bench: 'unpack', ...what, peer: peer.name, rounds, ...ratios(mine, theirs)}
+    console.log(JSON.stringify({...line, peak_rss_mib: takePeakMiB()}))
   } finally {
     rmSync(work, {recursive: true, force: true})
-    rmSync(peakFile, {force: true})
   }
-}
-
-const peakFile = join(tmpdir(), `imgstore-bench-peak-${process.pid}`)
-
-function readPeak(): number {
-  const peaks = existsSync(peakFile) ? readFileSync(peakFile, 'utf8').trim().split('\n') : []
-  return round(Math.max(...peaks.map(Number)) / 1024, 0)
 }
 
 const tarCommand = (blob: string, target: string, more: string[] = []): string[] => {
@@ -150,17 +82,50 @@ function makeLayout(blob: string, layout: string): string {
   return bySize[0] ?? ''
 }
 
-function makeMany(path: string, count: number): void {
-  const parts: Buffer[] = []
-  for (let i = 0; i < count; i++) {
-    parts.push(file(`d${Math.floor(i / 1000)}/file-${i}`, `contents of file ${i}\n`))
+/** Every file counted once in each backend, then ten times as many. */
+function compareCounts(unpacker: Unpacker, base: string): void {
+  const work = mkdtempSync(join(base, 'imgstore-bench-'))
+  const runs = {
+    dir: (blob: string, target: string) => {
+      mkdirSync(target, {mode: 0o700})
+      return measure(unpacker.extract(blob, target))
+    },
+    erofs: (blob: string, target: string) => measure(unpacker.index(blob, target)),
   }
-  writeFileSync(path, archive(...parts))
+  try {
+    const [few, many] = [100_000, 1_000_000] as const
+    for (const count of [few, many]) writeManyFiles(join(work, `${count}.tar`), count)
+    for (const [backend, run] of Object.entries(runs)) {
+      const costs: Record<number, Cost[]> = {[few]: [], [many]: []}
+      const peaks: Record<number, number> = {}
+      for (const [count, rounds] of [
+        [few, 3],
+        [many, 1],
+      ] as const) {
+        for (let at = 0; at < rounds; at++) {
+          const target = join(work, 'target')
+          costs[count]?.push(run(join(work, `${count}.tar`), target))
+          rmSync(target, {recursive: true, force: true})
+        }
+        peaks[count] = takePeakMiB()
+      }
+      const line = {
+        bench: 'unpack',
+        question: `${many} files against ${few}`,
+        backend,
+        ...ratios(costs[many] ?? [], costs[few] ?? []),
+        peak_rss_mib: peaks[many],
+        peer_peak_rss_mib: peaks[few],
+      }
+      console.log(JSON.stringify(line))
+    }
+  } finally {
+    rmSync(work, {recursive: true, force: true})
+  }
 }
 
-async function main(rounds: number, base: string): Promise<void> {
+async function compareSpeed(unpacker: Unpacker, rounds: number, base: string): Promise<void> {
   const blob = rootfsArchive('developer')
-  const program = await build()
   const work = mkdtempSync(join(tmpdir(), 'imgstore-bench-'))
   try {
     const plain = join(work, 'rootfs.tar')
@@ -168,7 +133,7 @@ async function main(rounds: number, base: string): Promise<void> {
     const size = {size_bytes: statSync(plain).size}
     const ours = (path: string): Contender => ({
       name: 'imgstore',
-      command: (target) => [process.execPath, program, path, target, peakFile],
+      command: (target) => unpacker.extract(path, target),
     })
     const tar = (path: string, more: string[] = []): Contender => ({
       name: 'GNU tar',
@@ -200,7 +165,7 @@ async function main(rounds: number, base: string): Promise<void> {
 
     for (const count of [10_000, 100_000]) {
       const many = join(work, `many-${count}.tar`)
-      makeMany(many, count)
+      writeManyFiles(many, count)
       const what = {archive: `${count} small files`, size_bytes: statSync(many).size}
       compare(what, ours(many), tar(many), Math.min(rounds, 3), base)
     }
@@ -209,5 +174,7 @@ async function main(rounds: number, base: string): Promise<void> {
   }
 }
 
-const [roundsText = '5', base = tmpdir()] = process.argv.slice(2)
-await main(Number(roundsText), base)
+const [what = '5', base = tmpdir()] = process.argv.slice(2)
+const unpacker = await buildUnpacker()
+if (what === 'million') compareCounts(unpacker, base)
+else await compareSpeed(unpacker, Number(what), base)

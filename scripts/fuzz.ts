@@ -41,7 +41,8 @@ const cpu = process.cpuUsage()
 for (const [what, count] of Object.entries(report.counts).sort()) console.log(`${count}\t${what}`)
 console.log(
   `${report.done} cases in ${Math.round((performance.now() - startedMs) / 1000)} s, ` +
-    `${Math.round((cpu.user + cpu.system) / 1e6)} s of CPU, peak ${report.peakRssBytes >> 20} MiB`,
+    `${Math.round((cpu.user + cpu.system) / 1e6)} s of CPU, peak ${report.peakRssBytes >> 20} MiB, ` +
+    `slowest case ${report.slowest.cpuMs.toFixed(1)} ms (seed ${report.slowest.seed})`,
 )
 for (const failure of report.failures) {
   console.error(`FAILED seed ${failure.seed}: ${failure.text}`)

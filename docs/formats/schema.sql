@@ -13,7 +13,8 @@ CREATE TABLE images (
   url text not null,
   digest text not null check (length(digest) = 64),
   created_at integer not null,
-  updated_at integer not null
+  updated_at integer not null ,
+  kind text not null default 'rootfs' check (kind in ('rootfs', 'disk'))
 ) strict;
 
 CREATE INDEX images_by_digest on images (digest);

@@ -33,6 +33,7 @@ export function remarkOf(status: ImageStatus, now: number): string {
     return 'not mounted; a worker mends it'
   if (status.run?.status === 'waiting' && status.run.error)
     return `next try ${inTime(status.run.dueAt, now)}: ${printable(status.run.error.message)}`
+  if (status.disk) return printable(status.disk.path)
   if (status.state === 'ACTIVE') return status.mountPoint ? printable(status.mountPoint) : ''
   if (status.run?.status === 'pending' && status.goal !== status.state) return 'waits for a worker'
   if (status.run?.progress) return progressText(status.run.progress, {})
@@ -62,10 +63,20 @@ export function statusLines(status: ImageStatus, now: number): string[] {
     const note = status.isMounted === false ? ' (not mounted now; a worker mends it)' : ''
     add('mounted at', printable(status.mountPoint) + note)
   }
+  if (status.disk) {
+    const note = status.disk.isPublished ? '' : ' (not shown now; a worker mends it)'
+    add('shown as', printable(status.disk.path) + note)
+    if (status.disk.digest !== status.digest) add('disk digest', `sha256:${status.disk.digest}`)
+  }
   add('source', printable(status.url))
   add('digest', `sha256:${status.digest}`)
-  add('profile', [status.profile, limitsText(status)].filter(Boolean).join(', '))
-  add('backend', status.treeBackend ?? status.backend)
+  if (status.imageKind === 'disk') {
+    add('kind', 'disk')
+    add('limits', limitsText(status))
+  } else {
+    add('profile', [status.profile, limitsText(status)].filter(Boolean).join(', '))
+    add('backend', status.treeBackend ?? status.backend)
+  }
   add('size', sizeText(status))
   if (status.run) add('run', runText(status.run, now))
   add('created', momentText(status.createdAt, now))
@@ -89,7 +100,7 @@ function sizeText(status: ImageStatus): string {
   if (status.entries !== undefined) {
     const bytes = status.treeBytes === undefined ? '' : `, ${formatBytes(status.treeBytes)}`
     parts.push(`unpacked ${formatCount(status.entries, 'entry', 'entries')}${bytes}`)
-  }
+  } else if (status.treeBytes !== undefined) parts.push(`disk of ${formatBytes(status.treeBytes)}`)
   return parts.join('; ')
 }
 

@@ -118,6 +118,21 @@ export const hereFlags = settingFlags(
   'WORK',
 )
 
+/** Flags of commands that talk to servers and buckets by themselves, without a run. */
+export const networkFlags = settingFlags(
+  [
+    'maxAttempts',
+    'retryWaitMs',
+    'stallTimeoutMs',
+    'caFile',
+    's3Endpoint',
+    's3Region',
+    's3PathStyle',
+    's3Anonymous',
+  ],
+  'NETWORK',
+)
+
 /** Flags that are kept with the image, whoever unpacks it. */
 export const unpackFlags = settingFlags(unpackKeys, 'UNPACKING')
 

@@ -5,7 +5,8 @@ import {LineThrottle, StepPacer} from './pace.ts'
 import type {ProgressMode} from './progress.ts'
 import {formatBytes, toJson} from './print.ts'
 
-export type StreamProgress = {digest: string; doneBytes: number; totalBytes: number}
+/** `digest` names what the bytes belong to, where they belong to one blob. */
+export type StreamProgress = {digest?: string; doneBytes: number; totalBytes: number}
 
 export type StreamView = {
   onProgress: (progress: StreamProgress) => void
@@ -70,7 +71,8 @@ async function openBar(stream: NodeJS.WriteStream, clock: Clock): Promise<Stream
     onProgress: ({doneBytes, totalBytes, digest}) => {
       const progress = {doneBytes, totalBytes, at: clock.now()}
       const pace = pacer.next('stream', progress)
-      const text = `${progressText(progress, pace)}  sha256:${digest.slice(0, 12)}`
+      const name = digest === undefined ? '' : `  sha256:${digest.slice(0, 12)}`
+      const text = `${progressText(progress, pace)}${name}`
       if (!isStarted) {
         isStarted = true
         bar.start(totalBytes, doneBytes, {text: formatBytes(doneBytes)})

@@ -1,14 +1,18 @@
 import {Args, Flags} from '@oclif/core'
 import {headline} from '../cli/describe.ts'
 import {hereFlags, timeoutFlag, unpackFlags, unpackWishes} from '../cli/flags.ts'
+import {imageKinds, type ImageKind} from '../core/image.ts'
 import {SettlingCommand, type SettleResult} from '../cli/settling-command.ts'
 import type {Store} from '../core/store.ts'
 
 export default class Fetch extends SettlingCommand {
-  static override summary = 'Fetch an image: download, verify, unpack and mount it.'
+  static override summary =
+    'Fetch an image: download, verify, unpack and mount it, or serve it as a disk.'
   static override description = `Registers the image and leaves the work to a worker; with --wait, follows it to its end and does the work here when no worker runs.
 
 The same name with the same address and checksum is no error: the state of the image is reported. An image stays STORED where the host cannot mount; --wait then exits 15.
+
+With --kind disk the source is a disk image: raw (as it is or in gzip, zstd, xz, bzip2), or qcow2 or VHD where qemu-img is installed. It is made raw, once, and the server shows it while it is ACTIVE.
 
 Unpacking flags are kept with the image. Work flags hold for what this command does itself; a worker goes by its own settings.
 
@@ -24,6 +28,11 @@ Exit codes: 0 done, 2 wrong usage, 11 name taken, 12 wrong checksum, 13 source o
       description: 'Fetch the root filesystem of an operating system and wait until it is mounted.',
       command:
         '<%= config.bin %> fetch debian s3://images/debian.tar.zst sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae --profile image --wait --timeout 10m',
+    },
+    {
+      description: 'Fetch a disk image to be served.',
+      command:
+        '<%= config.bin %> fetch --kind disk win7 https://example.com/win7.qcow2 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae --wait',
     },
   ]
 
@@ -53,11 +62,16 @@ Exit codes: 0 done, 2 wrong usage, 11 name taken, 12 wrong checksum, 13 source o
       description: 'Follow the image until it is there or has failed.',
     }),
     ...timeoutFlag,
+    kind: Flags.string({
+      description: 'What the source holds: the archive of a root filesystem, or a disk.',
+      options: [...imageKinds],
+      default: 'rootfs',
+    }),
     activate: Flags.boolean({
       default: true,
       allowNo: true,
       description:
-        'Mount the image when it is there (the default); with --no-activate it ends STORED.',
+        'Mount the image, or show the disk, when it is there (the default); with --no-activate it ends STORED.',
     }),
     replace: Flags.boolean({
       default: false,
@@ -79,6 +93,7 @@ Exit codes: 0 done, 2 wrong usage, 11 name taken, 12 wrong checksum, 13 source o
         name: args.name,
         url: args.url,
         digest: args.checksum,
+        kind: flags.kind as ImageKind,
         goal: flags.activate ? 'ACTIVE' : 'STORED',
         replace: flags.replace,
         verify: flags.verify,

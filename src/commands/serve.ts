@@ -1,10 +1,11 @@
 import type {Interfaces} from '@oclif/core'
 import {BaseCommand} from '../cli/base-command.ts'
 import {settingFlags} from '../cli/flags.ts'
+import {openShownDisks} from '../core/store.ts'
 
 export default class Serve extends BaseCommand {
   static override summary = 'Serve disk images over HTTP, by range and in chunks.'
-  static override description = `Serves a directory of disk images to browsers and virtual machines, as aero-storage-server does: the same paths, answers, flags and variables. What changes in the directory is served from the next request on. SIGTERM and SIGINT let answers under way end; SIGHUP reads settings, certificates and secrets again.`
+  static override description = `Serves a directory of disk images to browsers and virtual machines, as aero-storage-server does: the same paths, answers, flags and variables. The disks that are ACTIVE in the store (fetch --kind disk) are served beside it. What changes is served from the next request on. SIGTERM and SIGINT let answers under way end; SIGHUP reads settings, certificates and secrets again.`
   static override usage = 'serve [flags]'
   static override examples = [
     {
@@ -70,9 +71,11 @@ export default class Serve extends BaseCommand {
   async run(): Promise<void> {
     const {flags} = await this.parse(Serve)
     const {runServe} = await import('../daemon/serve.ts')
+    const configuration = this.configure(flags)
     this.exitStatus = await runServe({
-      ...this.configure(flags),
+      ...configuration,
       configure: () => this.configure(flags),
+      disks: openShownDisks(configuration.settings),
     })
   }
 }

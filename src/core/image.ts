@@ -22,6 +22,10 @@ export const imageStates = [
 ] as const
 export type ImageState = (typeof imageStates)[number]
 
+/** What an image is: the root filesystem in an archive, which is mounted, or a disk, which is served by its bytes. */
+export const imageKinds = ['rootfs', 'disk'] as const
+export type ImageKind = (typeof imageKinds)[number]
+
 /**
  * How an archive is made a root filesystem: `dir` extracts it, `erofs` indexes it (a small EROFS image whose file data
  * stays in the tar). `auto` is `erofs` where the host mounts that, else `dir`.
@@ -89,6 +93,7 @@ export type RunEvent = {
 /** Everything `status` shows about one image on this host. */
 export type ImageStatus = {
   name: ImageName
+  imageKind: ImageKind
   state: ImageState
   goal: Goal
   /** Redacted. */
@@ -102,13 +107,15 @@ export type ImageStatus = {
   treeBackend?: TreeBackend
   /** Size of the blob once it is there. */
   sizeBytes?: number
-  /** Entries and bytes of the unpacked tree. */
+  /** Entries and bytes of the unpacked tree; of a disk the bytes. */
   entries?: number
   treeBytes?: number
   /** The mount point, when ACTIVE. */
   mountPoint?: string
   /** Whether the kernel's table has that mount, as this process sees it. */
   isMounted?: boolean
+  /** An ACTIVE disk: the file that `serve` shows to clients, read-only, and the digest of its bytes. */
+  disk?: {path: string; digest: string; isPublished: boolean}
   /** Why the image stays short of its goal without having failed: the host cannot mount. */
   held?: ErrorJson
   /** Why it is FAILED, and the state it came from. */

@@ -8,6 +8,8 @@ export type Layout = {
   images: string
   overlays: string
   active: string
+  /** Disks that are ACTIVE, for `serve`; readable by others, unlike the rest. */
+  disks: string
   /** Trees in the making and trees on their way out; nothing here is ever served or mounted. */
   staging: string
   quarantine: string
@@ -19,6 +21,8 @@ export type Layout = {
   treeNote(name: ImageName): string
   /** The EROFS image of an indexed tree; `rootfs` is then where it is mounted. */
   index(name: ImageName): string
+  /** The raw bytes of a disk, in the image's directory. */
+  disk(name: ImageName): string
   overlay(name: ImageName): string
   upper(name: ImageName): string
   work(name: ImageName): string
@@ -28,20 +32,22 @@ export type Layout = {
 }
 
 export function layoutOf(store: string): Layout {
-  const [blobs, images, overlays, active, staging, quarantine] = [
+  const [blobs, images, overlays, active, staging, quarantine, disks] = [
     'blobs',
     'images',
     'overlays',
     'active',
     'staging',
     'quarantine',
-  ].map((name) => join(store, name)) as [string, string, string, string, string, string]
+    'disks',
+  ].map((name) => join(store, name)) as [string, string, string, string, string, string, string]
   return {
     store,
     blobs,
     images,
     overlays,
     active,
+    disks,
     staging,
     quarantine,
     nodeFile: join(store, 'node-id'),
@@ -49,6 +55,7 @@ export function layoutOf(store: string): Layout {
     rootfs: (name) => join(images, name, 'rootfs'),
     treeNote: (name) => join(images, name, 'tree.json'),
     index: (name) => join(images, name, indexFileName),
+    disk: (name) => join(images, name, diskFileName),
     overlay: (name) => join(overlays, name),
     upper: (name) => join(overlays, name, 'upper'),
     work: (name) => join(overlays, name, 'work'),
@@ -56,6 +63,9 @@ export function layoutOf(store: string): Layout {
     stagedTree: (treeId) => join(staging, treeId),
   }
 }
+
+/** What a disk image has in its directory. */
+export const diskFileName = 'disk.raw'
 
 /** What an indexed tree has in its directory, and what its tar is called there until it is published. */
 export const indexFileName = 'index.erofs'

@@ -53,6 +53,14 @@ export const profileLimits: Record<Profile, UnpackLimits> = {
   data: {filesMax: 2_000_000, fileBytesMax: TiB, totalBytesMax: TiB, ratioMax: 1000, depthMax: 256},
 }
 
+/**
+ * A disk is mostly zeros, which compress at any ratio and come out as holes: what bounds it is its size.
+ */
+export const diskLimits: Pick<UnpackLimits, 'totalBytesMax' | 'ratioMax'> = {
+  totalBytesMax: 64 * TiB,
+  ratioMax: 1e6,
+}
+
 /** Limits a person gave; what is absent comes from the profile. */
 export type LimitOverrides = Partial<UnpackLimits>
 

@@ -320,6 +320,17 @@ export const settingTable = define({
     doc: 'Deepest path of an archive.',
   },
 
+  // Disk images
+  chunkSizeBytes: {
+    kind: 'bytes',
+    default: 4 * MiB,
+    min: 512,
+    max: 64 * MiB,
+    flag: 'chunk-size',
+    env: ['IMGSTORE_CHUNK_SIZE'],
+    doc: 'Size of the chunks that disk images are published in; a multiple of 512 bytes.',
+  },
+
   // Mounts
   mountDriver: {
     kind: 'choice',
@@ -357,7 +368,6 @@ export const settingTable = define({
   imagesRoot: {
     kind: 'path',
     default: './images',
-    command: 'serve',
     flag: 'images-root',
     env: ['IMGSTORE_IMAGES_ROOT', 'AERO_STORAGE_IMAGE_ROOT'],
     lenientEnv: ['AERO_IMAGE_ROOT', 'AERO_IMAGE_DIR', 'AERO_STORAGE_SERVER_IMAGES_ROOT'],

@@ -2,7 +2,7 @@
  * The one door into the core. `openStore(settings)` opens the database, builds the drivers (heavy ones when first
  * used) and gives the services that every surface calls.
  */
-import {existsSync, mkdirSync, readFileSync, rmdirSync} from 'node:fs'
+import {existsSync, mkdirSync, rmdirSync} from 'node:fs'
 import {hostname} from 'node:os'
 import {dirname} from 'node:path'
 import {openBlobs} from './blobs/blob-store.ts'
@@ -20,6 +20,7 @@ import {openRuns, type Runs} from './images/history.ts'
 import {openImages, type Images} from './images/images.ts'
 import {ensureNodeId, readNodeId} from './images/node-id.ts'
 import {hasLiveWorker} from './images/owners.ts'
+import type {StoreDisk} from './stream.ts'
 import {readTreeNote, removeTree} from './images/trees.ts'
 import {work, type WorkOptions} from './images/work.ts'
 import {layoutOf, type Layout} from './layout.ts'
@@ -29,10 +30,19 @@ import type {MaintenanceContext} from './maintenance/context.ts'
 import {doctor, spaceAt, type DoctorReport} from './maintenance/doctor.ts'
 import {dropBlobIfUnused} from './maintenance/unused-blobs.ts'
 import {verify, type VerifyOptions, type VerifyReport} from './maintenance/verify.ts'
+import {openPublications} from './disks/publications.ts'
 import type {ErofsSupport} from './mounts/erofs.ts'
 import type {SettingOrigins, Settings} from './settings.ts'
-import type {SourceOptions} from './sources/contract.ts'
+import type {Disks} from './streams/disks.ts'
+import {sourceOptionsOf} from './sources/options.ts'
 
+export type {
+  ChunkedProblem,
+  DiskList,
+  Disks,
+  PublishReport,
+  VerifyChunkedReport,
+} from './streams/disks.ts'
 export type {CleanupItem, CleanupReport} from './maintenance/cleanup.ts'
 export type {DoctorCheck, DoctorReport, DoctorSetting} from './maintenance/doctor.ts'
 export type {VerifyReport} from './maintenance/verify.ts'
@@ -171,7 +181,7 @@ function buildContexts(
     settings,
     openSource: async (url) => {
       const {openSource} = await import('./sources/source.ts')
-      return await openSource(url, sourceOptions(settings()))
+      return await openSource(url, sourceOptionsOf(settings()))
     },
     unpack: async (request) => {
       const {unpack} = await import('./unpack/unpack.ts')
@@ -181,6 +191,15 @@ function buildContexts(
       const {indexTar} = await import('./unpack/unpack.ts')
       return await indexTar(request)
     },
+    makeDisk: async (request) => {
+      const {makeDisk} = await import('./unpack/unpack.ts')
+      return await makeDisk(request)
+    },
+    decompress: async (request) => {
+      const {decompressGrowing} = await import('./unpack/unpack.ts')
+      return decompressGrowing(request)
+    },
+    freshPlains: new Map(),
     canMountErofs: async () => {
       const support = await erofsSupport(layout.store, false)
       return support.ok ? {isAble: true} : {isAble: false, reason: support.reason}
@@ -313,41 +332,15 @@ async function health(images: ImagesContext): Promise<Health> {
   return {database, space: {isOk: freeBytes >= reserveBytes, freeBytes, totalBytes, reserveBytes}}
 }
 
-function sourceOptions(settings: Settings): SourceOptions {
-  const token =
-    settings.bearerTokenFile === undefined ? undefined : readToken(settings.bearerTokenFile)
-  const {s3Endpoint, s3AccessKeyId, s3SecretAccessKey, s3SessionToken} = settings
-  return {
-    redirectsMax: settings.redirectsMax,
-    stallTimeoutMs: settings.stallTimeoutMs,
-    connectTimeoutMs: settings.connectTimeoutMs,
-    totalTimeoutMs: settings.totalTimeoutMs,
-    maxBlobBytes: settings.maxBlobBytes,
-    allowFile: settings.allowFile,
-    allowPrivateRedirects: settings.allowPrivateRedirects,
-    proxyEnv: {
-      HTTP_PROXY: settings.httpProxy,
-      HTTPS_PROXY: settings.httpsProxy,
-      NO_PROXY: settings.noProxy,
-    },
-    s3: {
-      region: settings.s3Region,
-      pathStyle: settings.s3PathStyle || s3Endpoint !== undefined,
-      anonymous: settings.s3Anonymous || s3AccessKeyId === undefined,
-      ...(s3Endpoint === undefined ? {} : {endpoint: s3Endpoint}),
-      ...(s3AccessKeyId === undefined ? {} : {accessKeyId: s3AccessKeyId}),
-      ...(s3SecretAccessKey === undefined ? {} : {secretAccessKey: s3SecretAccessKey}),
-      ...(s3SessionToken === undefined ? {} : {sessionToken: s3SessionToken}),
-    },
-    ...(settings.caFile === undefined ? {} : {caFile: settings.caFile}),
-    ...(token === undefined ? {} : {bearerToken: token}),
-  }
+/** Disks of the store that are ACTIVE, now and whenever it is asked; the store need not exist. */
+export function openShownDisks(settings: Settings): () => readonly StoreDisk[] {
+  return openPublications(layoutOf(settings.store).disks)
 }
 
-function readToken(path: string): string {
-  try {
-    return readFileSync(path, 'utf8').trim()
-  } catch (error) {
-    throw fromSystemError(error, path, 'read')
-  }
+/** What is done with disk images as files. It needs no database, and makes no store. */
+export async function openDisks(settings: Settings): Promise<Disks> {
+  if (settings.failpoints !== undefined) armFailpointsFrom(settings.failpoints)
+  const disks = await import('./streams/disks.ts')
+  const shown = openShownDisks(settings)
+  return disks.openDisks(settings, {shown})
 }

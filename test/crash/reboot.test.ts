@@ -1,6 +1,6 @@
 /** What a store finds after the machine went down: no mount, no process, and perhaps a stranger under an old number. */
 import {spawnSync} from 'node:child_process'
-import {mkdirSync} from 'node:fs'
+import {mkdirSync, readdirSync} from 'node:fs'
 import {join} from 'node:path'
 import SqliteDatabase from 'better-sqlite3'
 import {expect} from 'chai'
@@ -54,6 +54,46 @@ describe('after a reboot', function () {
     await expectSoundStore(scene)
   })
 
+  for (const backend of ['dir', 'erofs'] as const)
+    it(`an image whose tree was half made is made anew: ${backend}`, async () => {
+      const [scene, server] = [newScene(), await newServer()]
+      const image = packedImage('gzip', makeImage(45, {files: 8000, fileBytes: 2000}))
+      const url = server.put('/one.tar', image.bytes)
+      await scene.ok(['fetch', 'one', url, image.digest, '--backend', backend])
+      const worker = scene.start(['worker'])
+      await until('a part of the tree', () => partsOf(join(scene.store, 'staging'), backend) > 0)
+      goDown(scene, worker.pid)
+      await worker.exited
+      expect(imagesOf(scene).map(({state}) => state)).to.deep.equal(['UNPACKING'])
+
+      await scene.ok(['worker', '--once'])
+      expect(await scene.json<Status>(['status', 'one'])).to.include({
+        state: 'ACTIVE',
+        is_mounted: true,
+      })
+      expect(readTree(join(scene.store, 'active/one'))).to.deep.equal(image.tree)
+      expect(server.of('/one.tar')).to.have.lengthOf(1)
+      await expectSoundStore(scene)
+    })
+
+  for (const [backend, points] of Object.entries({
+    dir: ['images.unpacked', 'images.noted', 'images.published', 'images.mounted'],
+    erofs: ['images.noted', 'images.plain_published', 'images.published', 'images.index_mounted'],
+  }))
+    for (const point of points)
+      it(`an image goes on that was as far as ${point}: ${backend}`, async () => {
+        const [scene, server] = [newScene(), await newServer()]
+        const image = packedImage('gzip', makeImage(46))
+        const url = server.put('/one.tar', image.bytes)
+        await scene.ok(['fetch', 'one', url, image.digest, '--backend', backend])
+        const worker = scene.start(['worker', '--once'], {env: {IMGSTORE_FAILPOINT: point}})
+        expect((await worker.exited).signal).to.equal('SIGKILL')
+        goDown(scene)
+        await scene.ok(['worker', '--once'])
+        expect(readTree(join(scene.store, 'active/one'))).to.deep.equal(image.tree)
+        await expectSoundStore(scene)
+      })
+
   it('a running worker mends what others did to the mounts by hand', async () => {
     const [scene, server] = [newScene(), await newServer()]
     await threeActive(scene, server)
@@ -76,6 +116,19 @@ describe('after a reboot', function () {
   })
 })
 
+/** How many files there are of what is being made. */
+function partsOf(staging: string, backend: 'dir' | 'erofs'): number {
+  try {
+    const found = readdirSync(staging, {recursive: true, encoding: 'utf8'})
+    return found.filter(
+      (name) => /\/rootfs\/./.test(name) || (backend === 'erofs' && /\.part/.test(name)),
+    ).length
+  } catch {
+    // It is being renamed or removed.
+    return 0
+  }
+}
+
 /** Three images, the second of them indexed. */
 async function threeActive(
   scene: Scene,
@@ -93,8 +146,8 @@ async function threeActive(
 }
 
 /** Takes the processes and mounts away, and makes the records those of another boot, with a number that lives again. */
-function goDown(scene: Scene, pid: number): void {
-  process.kill(-pid, 'SIGKILL')
+function goDown(scene: Scene, pid?: number): void {
+  if (pid !== undefined) process.kill(-pid, 'SIGKILL')
   for (const mount of scene.mounts().reverse()) umount(mount)
   const database = new SqliteDatabase(scene.db)
   database.prepare(`update owners set boot_id = 'the boot before', pid = ?`).run(process.pid)

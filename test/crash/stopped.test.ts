@@ -19,8 +19,8 @@ type Case = {
   /** Else: when it is stopped from outside, and whether its children are, too. */
   when?: (stage: Stage) => boolean
   isWholeGroup?: boolean
-  /** Whether the image is indexed, from a compressed archive. */
-  isIndexed?: boolean
+  /** Whether the image is indexed, from a compressed archive; a `large` one is decompressed while it downloads. */
+  isIndexed?: boolean | 'large'
   /** It holds the database's lock: nobody can take over before it wakes. */
   isLocking?: boolean
 }
@@ -29,6 +29,28 @@ const cases: Case[] = [
   {
     title: 'in the middle of a download',
     when: ({server, image}) => server.sentBytes('/one.tar') > image.bytes.length / 4,
+  },
+  {
+    title: 'in the middle of a download that is decompressed, which goes on without it',
+    when: ({server, image}) => server.sentBytes('/one.tar') > image.bytes.length / 2,
+    isIndexed: 'large',
+  },
+  {
+    title: 'in the middle of a download that is decompressed, with all its processes',
+    when: ({server, image}) => server.sentBytes('/one.tar') > image.bytes.length / 2,
+    isIndexed: 'large',
+    isWholeGroup: true,
+  },
+  {title: 'when a plain tar is begun', failpoint: 'blobs.plain_opened', isIndexed: 'large'},
+  {
+    title: 'when a plain tar is whole but for its name',
+    failpoint: 'blobs.plain_synced',
+    isIndexed: 'large',
+  },
+  {
+    title: 'when a plain tar has its name but no note',
+    failpoint: 'blobs.plain_renamed',
+    isIndexed: 'large',
   },
   {title: 'when the last byte of a download is on the disk', failpoint: 'blobs.synced'},
   {title: 'when a blob has its name', failpoint: 'blobs.renamed'},
@@ -140,7 +162,11 @@ describe('a worker that sleeps between looking at a part and giving it its name'
 async function sleeping(one: Case, scene: Scene, server: BlobServer): Promise<Stage> {
   Object.assign(scene.env, {IMGSTORE_LEASE: '1s', IMGSTORE_POLL: '50ms'})
   if (one.isIndexed) scene.env['IMGSTORE_BACKEND'] = 'erofs'
-  const made = makeImage(5, {files: 2500, fileBytes: 300})
+  const isLarge = one.isIndexed === 'large'
+  const made = makeImage(
+    5,
+    isLarge ? {files: 60, fileBytes: 200_000} : {files: 2500, fileBytes: 300},
+  )
   const image = packedImage(one.isIndexed ? 'gzip' : 'plain', made)
   const url = server.put('/one.tar', image.bytes, {bytesPerSecond: 4_000_000})
   await scene.ok(['fetch', 'one', url, image.digest])

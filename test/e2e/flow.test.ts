@@ -5,6 +5,7 @@ import {dirname, join} from 'node:path'
 import {expect} from 'chai'
 import {useServers, type BlobServer} from '../support/blob-server.ts'
 import {makeBusyboxImage} from '../support/busybox-image.ts'
+import {withDisks} from '../support/disk-examples.ts'
 import {makeImage, readTree, type Image} from '../support/image-maker.ts'
 import {program, until, useScenes, type Ran, type Running, type Scene} from '../support/program.ts'
 import {missing, requires} from '../support/requires.ts'
@@ -162,8 +163,12 @@ describe('every command', function () {
       retry: ['retry', 'debian'],
       remove: ['remove', 'other'],
       worker: ['worker', '--once'],
+      'disk:publish': ['disk', 'publish', './debian.img', '--id', 'debian', '--version', 'sha256'],
+      'disk:list': ['disk', 'list'],
+      'disk:verify': ['disk', 'verify', './images/chunked/debian/r3'],
     }
     expect(Object.keys(commands).sort()).to.deep.equal(Object.keys(manifest.commands).sort())
+    await withDisks(scene, () => Promise.resolve())
     for (const [id, args] of Object.entries(commands)) {
       const end = args.includes('--') ? args.indexOf('--') : args.length
       const ran = await scene.run(args.toSpliced(end, 0, '--json'))
@@ -178,6 +183,14 @@ describe('every command', function () {
       expect(examples).to.have.length.greaterThan(0)
       for (const example of examples) {
         const command = example.command.replaceAll('<%= config.bin %>', 'imgstore')
+        if (id.startsWith('disk:')) {
+          const scene = withPrograms(newScene())
+          await withDisks(scene, async (rewrite) => {
+            const ran = await inShell(scene, rewrite(command))
+            expect(ran.code, `${command}: ${ran.stdout}${ran.stderr}`).to.equal(0)
+          })
+          continue
+        }
         await expectExample(await withTiny(newScene(), await newServer(), command), command)
       }
     })

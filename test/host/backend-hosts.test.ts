@@ -1,7 +1,7 @@
 /** Indexed images where the host makes it hard: full disks, odd paths, nobody who may mount. */
 import {spawn, execFileSync} from 'node:child_process'
 import {once} from 'node:events'
-import {chmodSync, chownSync, existsSync, mkdirSync, readdirSync} from 'node:fs'
+import {chmodSync, chownSync, existsSync, mkdirSync, readdirSync, readFileSync} from 'node:fs'
 import {join, resolve} from 'node:path'
 import {expect} from 'chai'
 import type {ImageStatus} from '../../src/core/image.ts'
@@ -23,33 +23,41 @@ import {withTempStore} from '../support/temp-store.ts'
 const startServer = useServers()
 const forever = (): AbortSignal => new AbortController().signal
 
-describe('indexing a compressed archive', () => {
+describe('a disk that is full before an image is whole', () => {
   requires('root')
 
-  it('leaves nothing on a disk that is full before the tar is whole', async () => {
-    const server = await startServer()
-    await withTempStore(async ({store, storeDir}) => {
-      mkdirSync(storeDir, {recursive: true})
-      execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=8m', 'tmpfs', storeDir])
-      try {
-        // Well compressed, so that the blob fits and the tar does not.
-        const entries = [{name: 'big', content: Buffer.alloc(30 << 20, 'abcdefg')}]
-        const bytes = compress.gzip(makeImage(1, {extra: entries}).bytes)
-        const digest = sha256(bytes)
-        const url = server.put('/big.tar', bytes)
-        await store.images.fetch({name: 'one', url, digest, backend: 'erofs'})
-        const {outcome, status} = await store.images.settle('one')
-        expect(outcome).to.equal('failed')
-        expect(status?.failed).to.include({code: 'no_space', from: 'UNPACKING'})
-        expect(readdirSync(join(storeDir, 'staging'))).to.deep.equal([])
-        expect(readdirSync(join(storeDir, 'blobs'))).to.deep.equal([`${digest}.tar`])
-        await removed(store)
-        expect(readdirSync(join(storeDir, 'blobs'))).to.deep.equal([])
-      } finally {
-        execFileSync('umount', [storeDir])
-      }
+  for (const backend of ['dir', 'erofs'] as const)
+    it(`has nothing of it, and with more room retry makes it: ${backend}`, async () => {
+      const server = await startServer()
+      await withTempStore(async ({store, storeDir}) => {
+        mkdirSync(storeDir, {recursive: true})
+        execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=8m', 'tmpfs', storeDir])
+        try {
+          // Well compressed, so that the blob fits and the tar does not.
+          const entries = [{name: 'big', content: Buffer.alloc(30 << 20, 'abcdefg')}]
+          const bytes = compress.gzip(makeImage(1, {extra: entries}).bytes)
+          const digest = sha256(bytes)
+          const url = server.put('/big.tar', bytes)
+          await store.images.fetch({name: 'one', url, digest, backend})
+          const {outcome, status} = await store.images.settle('one')
+          expect(outcome).to.equal('failed')
+          expect(status?.failed).to.include({code: 'no_space', from: 'UNPACKING'})
+          expect(readdirSync(join(storeDir, 'staging'))).to.deep.equal([])
+          expect(readdirSync(join(storeDir, 'blobs'))).to.deep.equal([`${digest}.tar`])
+          expect(existsSync(placesOf(storeDir, 'one', digest).image)).to.equal(false)
+
+          execFileSync('mount', ['-o', 'remount,size=64m', storeDir])
+          await store.images.retry('one')
+          expect(await reached(store)).to.include({state: 'ACTIVE', treeBackend: backend})
+          const big = readFileSync(join(placesOf(storeDir, 'one', digest).mountPoint, 'big'))
+          expect(big.equals(Buffer.alloc(30 << 20, 'abcdefg'))).to.equal(true)
+          await removed(store)
+          expect(readdirSync(join(storeDir, 'blobs'))).to.deep.equal([])
+        } finally {
+          execFileSync('umount', [storeDir])
+        }
+      })
     })
-  })
 })
 
 describe('an indexed image in a store with a long and odd path', () => {
@@ -71,6 +79,36 @@ describe('an indexed image in a store with a long and odd path', () => {
         expect((await store.maintenance.verify({})).damagedTrees).to.deep.equal([])
         await removed(store)
         expect(mountsBelow(storeDir)).to.deep.equal([])
+      }
+    }))
+})
+
+describe('an indexed image on a file system that EROFS takes no files from', () => {
+  requires('root')
+
+  it('is mounted through loop devices, which are gone when it is taken down', () =>
+    withTempStore(async ({dir, reopen}) => {
+      const server = await startServer()
+      // The kernel reads a file-backed image through the page cache, which a tmpfs does not offer it.
+      const storeDir = join(dir, 'memory')
+      mkdirSync(storeDir)
+      execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=64m', 'tmpfs', storeDir])
+      const loops = (): string =>
+        execFileSync('losetup', ['--list', '--noheadings'], {encoding: 'utf8'})
+      try {
+        const place = join(storeDir, 'store')
+        const store = await reopen({flags: {store: place, db: join(dir, 'other.db')}})
+        const image = packedImage('plain')
+        const url = server.put('/image.tar', image.bytes)
+        await store.images.fetch({name: 'one', url, digest: image.digest, backend: 'erofs'})
+        await reached(store)
+        expect(mountKinds(place, 'one')).to.deep.equal(['erofs', 'overlay'])
+        expect(readTree(join(place, 'active/one'))).to.deep.equal(image.tree)
+        expect(loops()).to.include(place)
+        await removed(store)
+        expect(loops()).not.to.include(place)
+      } finally {
+        execFileSync('umount', [storeDir])
       }
     }))
 })

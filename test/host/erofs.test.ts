@@ -291,13 +291,13 @@ describe('an EROFS index', function () {
     withTempDir(async (dir) => {
       const body = Buffer.from('first|second|'.repeat(200))
       const content = Buffer.alloc(10_000)
-      body.copy(content, 0, 0, 6)
-      body.copy(content, 1000, 6, 13)
-      body.copy(content, 2000, 13)
+      body.copy(content, 100, 0, 512)
+      body.copy(content, 1000, 512, 1024)
+      body.copy(content, 2000, 1024)
       const records: [string, string][] = [
         ['GNU.sparse.size', '10000'],
-        ['GNU.sparse.numblocks', '3'],
-        ['GNU.sparse.map', `0,6,1000,7,2000,${body.length - 13}`],
+        ['GNU.sparse.numblocks', '4'],
+        ['GNU.sparse.map', `100,512,1000,512,2000,${body.length - 1024},10000,0`],
       ]
       const bytes = archive(pax(records), file('odd', body), file('next', 'x'))
       writeFileSync(join(dir, 'blob'), bytes)
@@ -444,6 +444,22 @@ describe('mounting an EROFS index', function () {
         expect(failureOf(() => mountErofsSync(spec)).message).to.include('mounted there already')
       }),
     ))
+
+  it('is mounted through loop devices where the kernel does not take the files themselves', () =>
+    withTempDir(async (dir) => {
+      // As every file system's files are before Linux 6.12, those of a tmpfs still are.
+      execFileSync('mount', ['-t', 'tmpfs', 'tmpfs', dir])
+      try {
+        expect(await canMountErofs(dir, trialErofs())).to.deep.equal({ok: true, how: 'loop'})
+        await withIndex(dir, blobOf(dir), ({mountPoint}) => {
+          expect(findMounts(mountPoint)[0]?.source).to.match(/^\/dev\/loop/)
+          expect(readFileSync(join(mountPoint, 'a'), 'utf8')).to.equal('content of a')
+        })
+        expect(loops()).not.to.include(dir)
+      } finally {
+        execFileSync('umount', [dir])
+      }
+    }))
 
   it('is proved by a trial that leaves nothing', () =>
     withTempDir(async (dir) => {

@@ -61,7 +61,13 @@ export async function addImageAndRun(
   const goal = options.goal ?? 'ACTIVE'
   const now = clock.now()
   return await database.db.transaction().execute(async (trx) => {
-    const imageId = await addImage(trx, {name, url: `http://host/${name}`, digest, now})
+    const imageId = await addImage(trx, {
+      name,
+      url: `http://host/${name}`,
+      digest,
+      kind: 'rootfs',
+      now,
+    })
     const placement = {imageId, node, goal, profile: 'strict' as const, limits: {}, now}
     await addPlacement(trx, {...placement, backend: 'auto', isBlobVerified: false})
     if (options.state) await updatePlacement(trx, imageId, node, {state: options.state}, now)

@@ -1,82 +1,85 @@
-/** Disk images for the streaming surface: sparse ones with bytes that can be foreseen, and their chunked form. */
-import {createHash} from 'node:crypto'
-import {
-  closeSync,
-  ftruncateSync,
-  mkdirSync,
-  openSync,
-  readSync,
-  writeFileSync,
-  writeSync,
-} from 'node:fs'
+/** Small disk images with known bytes, and what publishing made of them. */
+import {createHash, randomFillSync} from 'node:crypto'
+import {closeSync, ftruncateSync, openSync, readFileSync, readdirSync, writeSync} from 'node:fs'
 import {join} from 'node:path'
+import type {ChunkManifest} from '../../src/core/chunk-map.ts'
+import {openDisks, type PublishOptions} from '../../src/core/streams/disks.ts'
+import {resolveSettings, type Settings} from '../../src/core/settings.ts'
 
-/**
- * Makes a file of `size` bytes that is empty but for 64 KiB of noise at each of `places`, derived from its place.
- * What goes past the end is cut.
- */
-export function makeSparseImage(file: string, size: number, places: readonly number[]): void {
-  const fd = openSync(file, 'w')
+/** Settings without any of the host's; waits between attempts are short. */
+export function diskSettings(env: Record<string, string> = {}): Settings {
+  return resolveSettings({
+    env: {IMGSTORE_RETRY_WAIT: '10ms', ...env},
+    dataDir: '/nonexistent',
+    cwd: '/nonexistent',
+  }).settings
+}
+
+/** Makes a sparse file of `sizeBytes` with `parts` written at their offsets. */
+export function makeDisk(
+  path: string,
+  sizeBytes: number,
+  parts: readonly {at: number; bytes: Uint8Array}[] = [],
+): void {
+  const fd = openSync(path, 'w')
   try {
-    ftruncateSync(fd, size)
-    for (const place of places) {
-      const bytes = noise(place).subarray(0, size - place)
-      writeSync(fd, bytes, 0, bytes.length, place)
-    }
+    ftruncateSync(fd, sizeBytes)
+    for (const {at, bytes} of parts) writeSync(fd, bytes, 0, bytes.length, at)
   } finally {
     closeSync(fd)
   }
 }
 
-function noise(seed: number): Buffer {
-  const parts = Array.from({length: 2048}, (_, index) =>
-    createHash('sha256').update(`${seed}:${index}`).digest(),
-  )
-  return Buffer.concat(parts)
+export function randomBytesOf(length: number): Buffer {
+  return randomFillSync(Buffer.alloc(length))
 }
 
-/** The bytes `start` … `end` (the last one itself) of a file, as the file system has them. */
-export function readBytes(file: string, start: number, end: number): Buffer {
-  const bytes = Buffer.alloc(end - start + 1)
-  const fd = openSync(file, 'r')
-  try {
-    let at = 0
-    while (at < bytes.length) {
-      const got = readSync(fd, bytes, at, bytes.length - at, start + at)
-      if (got === 0) throw new Error(`${file} ends before ${end}`)
-      at += got
-    }
-    return bytes
-  } finally {
-    closeSync(fd)
-  }
-}
+export const sha256 = (bytes: Uint8Array): string =>
+  createHash('sha256').update(bytes).digest('hex')
 
-/** Writes the chunked form of `image` below an images directory, with digests; gives the directory of the chunks. */
-export function writeChunked(
-  root: string,
-  o: {id: string; version: string; image: Buffer; chunkSize: number},
-): string {
-  const {id, version, image, chunkSize} = o
-  const dir = join(root, 'chunked', id, version, 'chunks')
-  mkdirSync(dir, {recursive: true})
-  const chunkCount = Math.ceil(image.length / chunkSize)
-  const chunks = Array.from({length: chunkCount}, (_, index) => {
-    const bytes = image.subarray(index * chunkSize, (index + 1) * chunkSize)
-    writeFileSync(join(dir, `${String(index).padStart(8, '0')}.bin`), bytes)
-    return {size: bytes.length, sha256: createHash('sha256').update(bytes).digest('hex')}
+/** Publishes with the options that a test does not care about filled in. */
+export async function publish(
+  disk: string,
+  imagesRoot: string,
+  changes: Partial<PublishOptions> = {},
+  settings = diskSettings(),
+) {
+  return await openDisks(settings).publish({
+    disk,
+    imagesRoot,
+    chunkSize: 4096,
+    isForced: false,
+    hasMeta: true,
+    isLatest: false,
+    signal: new AbortController().signal,
+    ...changes,
   })
-  const manifest = {
-    schema: 'aero.chunked-disk-image.v1',
-    imageId: id,
-    version: version === '' ? 'flat' : version,
-    mimeType: 'application/octet-stream',
-    totalSize: image.length,
-    chunkSize,
-    chunkCount,
-    chunkIndexWidth: 8,
-    chunks,
-  }
-  writeFileSync(join(dir, '../manifest.json'), JSON.stringify(manifest))
-  return dir
+}
+
+export async function verify(
+  place: string,
+  options: {readsData?: boolean; settings?: Settings} = {},
+) {
+  return await openDisks(options.settings ?? diskSettings()).verify({
+    place,
+    readsData: options.readsData ?? true,
+    signal: new AbortController().signal,
+  })
+}
+
+export function readManifest(dir: string): ChunkManifest {
+  return JSON.parse(readFileSync(join(dir, 'manifest.json'), 'utf8')) as ChunkManifest
+}
+
+/** The bytes of all chunks, in order. */
+export function joinChunks(dir: string): Buffer {
+  const names = readdirSync(join(dir, 'chunks')).toSorted()
+  return Buffer.concat(names.map((name) => readFileSync(join(dir, 'chunks', name))))
+}
+
+/** Every path below a directory, sorted; chunks left out. */
+export function namesBelow(dir: string): string[] {
+  return readdirSync(dir, {recursive: true, encoding: 'utf8'})
+    .filter((name) => !name.includes('chunks/'))
+    .toSorted()
 }

@@ -11,12 +11,16 @@ import {fail, fromSystemError, systemCode} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
 import {makeDirectory, syncDirectory} from './durable.ts'
 import {blobName, blobsDirOf, noteName, partName, plainName, quarantineDirOf} from './layout.ts'
-import {parseBlobFileName, type BlobFileKind} from './layout.ts'
+import {parseBlobFileName, plainNoteName, type BlobFileKind} from './layout.ts'
+import {beginPlain, readPlainNote, removePlainParts} from './plain.ts'
+import type {PlainNote, PlainWriter} from './plain.ts'
 import type {HashFileOptions} from './read.ts'
 import {hashPath, verifyBlobFile, type VerifyResult} from './verify.ts'
 import {beginPart, type BeginPartOptions, type PartWriter} from './write.ts'
 
 export type {PartNote, PartWriter} from './write.ts'
+export type {PlainNote, PlainWriter} from './plain.ts'
+export type {BlobFileKind} from './layout.ts'
 export type {VerifyResult} from './verify.ts'
 
 /** One file of the blobs or quarantine directory. */
@@ -38,6 +42,17 @@ export type BlobStore = {
   plainPathOf(digest: Digest): string
   statPlain(digest: Digest): Promise<{sizeBytes: number; mtimeMs: number} | undefined>
   removePlain(digest: Digest): Promise<boolean>
+  /** Begins the plain tar of a blob that is on its way, and removes what others began. Errors: no_space, io_failed, permission_denied. */
+  beginPlain(digest: Digest): Promise<PlainWriter>
+  /**
+   * The note of a plain tar that is there with the size in it; undefined for one without a note, whose bytes nobody
+   * vouches for.
+   */
+  notedPlain(digest: Digest): Promise<PlainNote | undefined>
+  /** Removes the note of a plain tar: nothing is made from that any more. */
+  forgetPlain(digest: Digest): Promise<void>
+  /** Removes the plain tars of a blob that were begun and not finished. */
+  removePlainParts(digest: Digest): Promise<void>
   /** Digest and size of any file, read from the disk. */
   hash(path: string, options?: HashFileOptions): Promise<{digest: Digest; sizeBytes: number}>
   /** Size and time of a finished blob, or undefined when there is none. */
@@ -122,7 +137,7 @@ async function moveToQuarantine(storeDir: string, digest: Digest): Promise<strin
 async function removePartFiles(blobsDir: string, digest: Digest): Promise<boolean> {
   let wasRemoved = false
   for await (const file of listDirectory(blobsDir)) {
-    if (file.digest !== digest || (file.kind !== 'part' && file.kind !== 'sidecar')) continue
+    if (file.digest !== digest || !['part', 'plain-part', 'sidecar'].includes(file.kind)) continue
     await rm(file.path, {force: true})
     wasRemoved ||= file.kind === 'part'
   }
@@ -135,6 +150,12 @@ export function openBlobs(storeDir: string): BlobStore {
   const pathOf = (digest: Digest): string => join(blobsDir, blobName(digest))
   const partPathOf = (digest: Digest): string => join(blobsDir, partName(digest))
   const plainPathOf = (digest: Digest): string => join(blobsDir, plainName(digest))
+  const statPlain: BlobStore['statPlain'] = (digest) => statFile(plainPathOf(digest))
+  // The note first: a tar without one is only of no use, the other way round the next one would get a wrong note.
+  const removePlain = async (digest: Digest): Promise<boolean> => {
+    await rm(join(blobsDir, plainNoteName(digest)), {force: true})
+    return await unlinkDurably(blobsDir, plainName(digest))
+  }
   return {
     pathOf,
     partPathOf,
@@ -156,11 +177,18 @@ export function openBlobs(storeDir: string): BlobStore {
       yield* listDirectory(quarantineDirOf(storeDir), 'quarantine')
     },
     plainPathOf,
-    statPlain: (digest) => statFile(plainPathOf(digest)),
-    removePlain: (digest) => unlinkDurably(blobsDir, plainName(digest)),
+    statPlain,
+    removePlain,
+    beginPlain: (digest) => beginPlain(blobsDir, digest),
+    async notedPlain(digest) {
+      const note = await readPlainNote(blobsDir, digest)
+      return note && (await statPlain(digest))?.sizeBytes === note.sizeBytes ? note : undefined
+    },
+    forgetPlain: (digest) => rm(join(blobsDir, plainNoteName(digest)), {force: true}),
+    removePlainParts: (digest) => removePlainParts(blobsDir, digest),
     hash: async (path, hashOptions) => await hashPath(path, hashOptions),
     async remove(digest) {
-      await unlinkDurably(blobsDir, plainName(digest))
+      await removePlain(digest)
       return await unlinkDurably(blobsDir, blobName(digest))
     },
     removePart: (digest) => removePartFiles(blobsDir, digest),

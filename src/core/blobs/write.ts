@@ -34,6 +34,8 @@ export type BeginPartOptions = {
   /** True when another owner may still have the part open: work goes on in a copy of it. */
   isTakeover: boolean
   signal: AbortSignal
+  /** Asked when the disk is full: true when something was removed, so that it is worth trying once more. */
+  makeRoom?: () => Promise<boolean>
 }
 
 /** The one writer of a part. Exactly one of `commit`, `abandon`, `discard` ends it; `abandon` and `discard` may follow a failed `commit`. */
@@ -52,6 +54,8 @@ export type PartWriter = {
   saveNote(note: PartNote): Promise<void>
   /** Reads bytes of the part; fewer come back at its end. */
   read(position: number, lengthBytes: number): Promise<Buffer>
+  /** The part, open for reading only, whatever its name leads to by now; the caller closes it. */
+  openReader(): Promise<FileHandle>
   /** Forgets all bytes and the note. */
   restart(): Promise<void>
   /** The digest of the bytes so far. */
@@ -97,7 +101,7 @@ export async function beginPart(place: Place, options: BeginPartOptions): Promis
     const hash = createHash('sha256')
     const sizeBytes = await hashFile(file, hash, {signal: options.signal})
     const note = sizeBytes > 0 ? await readNote(place.notePath) : undefined
-    return new FilePartWriter(place, file, hash, sizeBytes, note)
+    return new FilePartWriter(place, {file, hash, sizeBytes, note}, options.makeRoom)
   } catch (error) {
     await file?.close()
     options.signal.throwIfAborted()
@@ -141,6 +145,8 @@ async function readNote(path: string): Promise<PartNote | undefined> {
 const isCount = (value: unknown): value is number =>
   Number.isSafeInteger(value) && Number(value) >= 0
 
+type Opened = {file: FileHandle; hash: Hash; sizeBytes: number; note: PartNote | undefined}
+
 class FilePartWriter implements PartWriter {
   sizeBytes: number
   note: PartNote | undefined
@@ -148,19 +154,15 @@ class FilePartWriter implements PartWriter {
   #file: FileHandle | undefined
   #hash: Hash
   #isBroken = false
+  readonly #makeRoom: () => Promise<boolean>
 
-  constructor(
-    place: Place,
-    file: FileHandle,
-    hash: Hash,
-    sizeBytes: number,
-    note: PartNote | undefined,
-  ) {
+  constructor(place: Place, opened: Opened, makeRoom = () => Promise.resolve(false)) {
     this.#place = place
-    this.#file = file
-    this.#hash = hash
-    this.sizeBytes = sizeBytes
-    this.note = note
+    this.#file = opened.file
+    this.#hash = opened.hash
+    this.sizeBytes = opened.sizeBytes
+    this.note = opened.note
+    this.#makeRoom = makeRoom
   }
 
   #openFile(): FileHandle {
@@ -178,7 +180,10 @@ class FilePartWriter implements PartWriter {
     const written = writeAll(file, chunks, this.sizeBytes, lengthBytes)
     for (const chunk of chunks) this.#hash.update(chunk)
     try {
-      await written
+      await written.catch(async (error: unknown) => {
+        if (!(await this.#hasMadeRoom(error))) throw error
+        await writeAll(file, chunks, this.sizeBytes, lengthBytes)
+      })
     } catch (error) {
       throw fromSystemError(error, this.#place.partPath, 'write')
     }
@@ -188,6 +193,18 @@ class FilePartWriter implements PartWriter {
 
   async saveNote(note: PartNote): Promise<void> {
     const path = this.#place.notePath
+    try {
+      await this.#writeNote(path, note).catch(async (error: unknown) => {
+        if (!(await this.#hasMadeRoom(error))) throw error
+        await this.#writeNote(path, note)
+      })
+    } catch (error) {
+      throw fromSystemError(error, path, 'write')
+    }
+    this.note = note
+  }
+
+  async #writeNote(path: string, note: PartNote): Promise<void> {
     const temporary = `${path}.${randomBytes(6).toString('hex')}`
     try {
       if (!(await this.#isNameMine())) throw fail('blob_busy', {digest: this.#place.digest})
@@ -196,9 +213,13 @@ class FilePartWriter implements PartWriter {
       failpoint('blobs.note_saved')
     } catch (error) {
       await rm(temporary, {force: true})
-      throw fromSystemError(error, path, 'write')
+      throw error
     }
-    this.note = note
+  }
+
+  async #hasMadeRoom(error: unknown): Promise<boolean> {
+    const isFull = fromSystemError(error, this.#place.partPath, 'write').code === 'no_space'
+    return isFull && (await this.#makeRoom())
   }
 
   async read(position: number, lengthBytes: number): Promise<Buffer> {
@@ -206,6 +227,14 @@ class FilePartWriter implements PartWriter {
     try {
       const {bytesRead} = await this.#openFile().read(buffer, 0, lengthBytes, position)
       return buffer.subarray(0, bytesRead)
+    } catch (error) {
+      throw fromSystemError(error, this.#place.partPath, 'read')
+    }
+  }
+
+  async openReader(): Promise<FileHandle> {
+    try {
+      return await open(`/proc/self/fd/${this.#openFile().fd}`, 'r')
     } catch (error) {
       throw fromSystemError(error, this.#place.partPath, 'read')
     }

@@ -2,7 +2,7 @@
 import type {Digest} from '../digest.ts'
 import type {ErrorJson} from '../errors.ts'
 import type {ImageName, NodeId} from '../ids.ts'
-import type {Backend, Goal, ImageState, TreeBackend} from '../image.ts'
+import type {Backend, Goal, ImageKind, ImageState, TreeBackend} from '../image.ts'
 import type {LimitOverrides, Profile} from '../limits.ts'
 import {errorFrom, present, type Query} from './query.ts'
 import type {ImagesTable, PlacementsTable} from './schema.ts'
@@ -11,6 +11,7 @@ import type {ImagesTable, PlacementsTable} from './schema.ts'
 export type PlacedImage = {
   id: number
   name: ImageName
+  kind: ImageKind
   node: NodeId
   /** As given; may carry credentials. */
   url: string
@@ -32,9 +33,10 @@ export type PlacedImage = {
   updatedAt: number
 }
 
-type Row = Omit<ImagesTable, 'id' | 'created_at' | 'updated_at'> &
+type Row = Omit<ImagesTable, 'id' | 'kind' | 'created_at' | 'updated_at'> &
   Omit<PlacementsTable, 'image_id' | 'verify_blob' | 'backend'> & {
     id: number
+    kind: ImageKind
     verify_blob: 0 | 1
     backend: Backend
   }
@@ -43,6 +45,7 @@ function toPlaced(row: Row): PlacedImage {
   return {
     id: row.id,
     name: row.name,
+    kind: row.kind,
     node: row.node,
     url: row.url,
     digest: row.digest,
@@ -76,6 +79,7 @@ function placed(q: Query, node: NodeId) {
       'images.name',
       'images.url',
       'images.digest',
+      'images.kind',
       'placements.node',
       'placements.state',
       'placements.goal',
@@ -121,17 +125,17 @@ export async function listPlaced(q: Query, node: NodeId): Promise<PlacedImage[]>
 export async function getImage(
   q: Query,
   name: ImageName,
-): Promise<{id: number; url: string; digest: Digest} | undefined> {
+): Promise<{id: number; url: string; digest: Digest; kind: ImageKind} | undefined> {
   return await q
     .selectFrom('images')
-    .select(['id', 'url', 'digest'])
+    .select(['id', 'url', 'digest', 'kind'])
     .where('name', '=', name)
     .executeTakeFirst()
 }
 
 export async function addImage(
   q: Query,
-  image: {name: ImageName; url: string; digest: Digest; now: number},
+  image: {name: ImageName; url: string; digest: Digest; kind: ImageKind; now: number},
 ): Promise<number> {
   const {id} = await q
     .insertInto('images')
@@ -139,6 +143,7 @@ export async function addImage(
       name: image.name,
       url: image.url,
       digest: image.digest,
+      kind: image.kind,
       created_at: image.now,
       updated_at: image.now,
     })

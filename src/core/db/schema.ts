@@ -2,7 +2,15 @@
 import type {Generated} from 'kysely'
 import type {Digest} from '../digest.ts'
 import type {ImageName, NodeId, OwnerId, RunId} from '../ids.ts'
-import type {Backend, Goal, ImageState, TreeBackend, RunEventKind, RunStatus} from '../image.ts'
+import type {
+  Backend,
+  Goal,
+  ImageKind,
+  ImageState,
+  RunEventKind,
+  RunStatus,
+  TreeBackend,
+} from '../image.ts'
 import type {Profile} from '../limits.ts'
 
 export type NodesTable = {id: NodeId; hostname: string; created_at: number}
@@ -25,6 +33,7 @@ export type ImagesTable = {
   name: ImageName
   url: string
   digest: Digest
+  kind: Generated<ImageKind>
   created_at: number
   updated_at: number
 }

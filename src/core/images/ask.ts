@@ -15,7 +15,7 @@ import {addRun, cancelRun, getOpenRun, hurryRun} from '../db/runs.ts'
 import {fail, toImgstoreError} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
 import {parseImageName, type ImageName, type RunId} from '../ids.ts'
-import type {Backend, Goal, TreeBackend} from '../image.ts'
+import type {Backend, Goal, ImageKind, TreeBackend} from '../image.ts'
 import type {LimitOverrides, Profile} from '../limits.ts'
 import {parseSourceUrl} from '../sources/source.ts'
 import {findMounts} from '../mounts/mount-table.ts'
@@ -26,6 +26,8 @@ export type FetchRequest = {
   name: string
   url: string
   digest: string
+  /** Without it: a root filesystem. */
+  kind?: ImageKind
   profile?: Profile
   limits?: LimitOverrides
   backend?: Backend
@@ -60,17 +62,25 @@ export async function register(
   const result = await database.db.transaction().execute(async (trx) => {
     const now = clock.now()
     const known = await getImage(trx, request.name)
+    const kind = request.kind ?? 'rootfs'
     if (known && (known.url !== request.url || known.digest !== request.digest)) {
       const difference = known.digest === request.digest ? 'address' : 'checksum'
       return {outcome: 'taken', difference} as const
     }
+    if (known && known.kind !== kind) return {outcome: 'taken', difference: 'kind'} as const
     const placed = await getPlaced(trx, node, request.name)
     if (placed?.goal === 'REMOVED')
       return {outcome: 'taken', difference: 'fate: it is being removed'} as const
     if (placed) return {outcome: 'unchanged'} as const
     const imageId =
       known?.id ??
-      (await addImage(trx, {name: request.name, url: request.url, digest: request.digest, now}))
+      (await addImage(trx, {
+        name: request.name,
+        url: request.url,
+        digest: request.digest,
+        kind,
+        now,
+      }))
     const goal = request.goal ?? 'ACTIVE'
     await addPlacement(trx, {
       imageId,
@@ -202,6 +212,8 @@ export async function convert(
 ): Promise<'converted' | 'unchanged' | 'not_here'> {
   const result = await images.database.db.transaction().execute(async (trx) => {
     const image = await mustGet(trx, images, name)
+    if (image.kind !== 'rootfs')
+      throw fail('wrong_kind', {name, kind: image.kind, needed: 'rootfs'})
     const {backend, goal} = options
     const open = await getOpenRun(trx, image.id, images.node)
     // It is on its way already: asked twice, or asked again after a crash.

@@ -9,7 +9,16 @@ import type {Layout} from '../layout.ts'
 import type {Logger} from '../log.ts'
 import type {Settings} from '../settings.ts'
 import type {Source} from '../sources/contract.ts'
-import type {IndexRequest, IndexResult, UnpackRequest, UnpackResult} from '../unpack/unpack.ts'
+import type {
+  Decompression,
+  DecompressRequest,
+  DiskRequest,
+  DiskResult,
+  IndexRequest,
+  IndexResult,
+  UnpackRequest,
+  UnpackResult,
+} from '../unpack/unpack.ts'
 
 export type ImagesContext = {
   database: Database
@@ -24,6 +33,10 @@ export type ImagesContext = {
   openSource: (url: string) => Promise<Source>
   unpack: (request: UnpackRequest) => Promise<UnpackResult>
   indexTar: (request: IndexRequest) => Promise<IndexResult>
+  makeDisk: (request: DiskRequest) => Promise<DiskResult>
+  decompress: (request: DecompressRequest) => Promise<Decompression>
+  /** The plain tars that this process made itself, until they were indexed: what they held when they were adopted. */
+  freshPlains: Map<Digest, {sizeBytes: number; mtimeMs: number}>
   /** Whether this process can mount on this host, proved by a trial mount; asked once. */
   canMount: () => Promise<{isAble: true} | {isAble: false; reason: string}>
   /** The same for EROFS images whose data is in other files. */

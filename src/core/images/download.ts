@@ -8,7 +8,7 @@
  * - An answer that is no use is asked for again a few times before the part is given up for a whole new download.
  * - When the digest is wrong at the end and the bytes came in more than one answer, all is fetched once more at a stretch.
  */
-import type {BlobStore, PartWriter} from '../blobs/blob-store.ts'
+import type {BlobStore, PartWriter, PlainNote} from '../blobs/blob-store.ts'
 import {systemClock} from '../clock.ts'
 import type {Digest} from '../digest.ts'
 import {fail, ImgstoreError} from '../errors.ts'
@@ -16,6 +16,7 @@ import {KiB, MiB} from '../limits.ts'
 import {redact} from '../log.ts'
 import type {OpenedSource, Source} from '../sources/source.ts'
 import {decodeBody, isDecodable} from './content-encoding.ts'
+import type {PlainMaker} from './plain-maker.ts'
 import {looksLikeHtml} from './sniff.ts'
 
 export type DownloadProgress = {receivedBytes: number; totalBytes?: number}
@@ -31,6 +32,8 @@ export type DownloadOptions = {
   signal: AbortSignal
   maxBlobBytes: number
   onProgress: (progress: DownloadProgress) => void
+  /** Follows the part and makes the plain tar of a compressed blob. Its failures are not the download's. */
+  plainMaker?: PlainMaker
 }
 
 export type DownloadResult = {
@@ -39,6 +42,8 @@ export type DownloadResult = {
   downloadedBytes: number
   /** Bytes that an earlier attempt had left. */
   resumedFromBytes: number
+  /** The plain tar that was made meanwhile, if one was. */
+  plain?: PlainNote
 }
 
 /** Bytes asked for a second time at a resume, to see that the range is the right one. */
@@ -74,14 +79,23 @@ function pauseBefore(ask: number): number {
  * the signal's reason.
  */
 export async function downloadBlob(options: DownloadOptions): Promise<DownloadResult> {
-  const {blobs, digest, isTakeover, signal} = options
-  const writer = await blobs.beginPart(digest, {isTakeover, signal})
+  const {blobs, digest, isTakeover, signal, plainMaker} = options
+  const makeRoom = async (): Promise<boolean> =>
+    (await plainMaker?.drop({isForGood: true})) ?? false
+  const writer = await blobs.beginPart(digest, {isTakeover, signal, makeRoom})
   const resumedFromBytes = writer.sizeBytes
   const download = new Download(options, writer)
   try {
     const {sizeBytes} = await download.run()
-    return {sizeBytes, downloadedBytes: download.downloadedBytes, resumedFromBytes}
+    const plain = await plainMaker?.adopt(sizeBytes, signal)
+    return {
+      sizeBytes,
+      downloadedBytes: download.downloadedBytes,
+      resumedFromBytes,
+      ...(plain === undefined ? {} : {plain}),
+    }
   } catch (error) {
+    await plainMaker?.drop({isForGood: true})
     const isWorthKeeping =
       signal.aborted || !(error instanceof ImgstoreError) || error.retry === 'backoff'
     await (isWorthKeeping ? writer.abandon() : writer.discard())
@@ -121,7 +135,7 @@ class Download {
     if (this.#isMixed && writer.digest() === this.#options.digest) return writer.commit()
     while (true) {
       if (!(await this.#ask())) continue
-      if (writer.digest() === this.#options.digest) return writer.commit()
+      if (writer.digest() === this.#options.digest) return this.#commit()
       if (isDecodable(this.#encoding) && !this.#isDecoding) {
         // Servers that store compressed files often call that an encoding, so the bytes as they came were tried first.
         this.#isDecoding = true
@@ -130,8 +144,19 @@ class Download {
       } else {
         this.#mismatches++
       }
-      await writer.restart()
+      await this.#restart()
     }
+  }
+
+  async #commit(): Promise<{sizeBytes: number}> {
+    await this.#options.plainMaker?.settled()
+    return await this.#writer.commit()
+  }
+
+  /** Forgets the part, and first what was made of it. */
+  async #restart(): Promise<void> {
+    await this.#options.plainMaker?.drop({isForGood: false})
+    await this.#writer.restart()
   }
 
   /** Opens the source once and takes what helps; true when the part has all the bytes that the source has. */
@@ -159,7 +184,7 @@ class Download {
         }
         // A part that nobody can continue is given up: the next question is for everything.
         if (opened.answer !== 'whole') {
-          await this.#writer.restart()
+          await this.#restart()
           return false
         }
       }
@@ -184,7 +209,7 @@ class Download {
   async #take(opened: OpenedSource): Promise<boolean> {
     const writer = this.#writer
     if (opened.answer === 'whole') {
-      await writer.restart()
+      await this.#restart()
       this.#isMixed = false
     } else {
       this.#isMixed = true
@@ -210,7 +235,7 @@ class Download {
     if (totalBytes === undefined || writer.sizeBytes === totalBytes) return true
     if (writer.sizeBytes > totalBytes) {
       // The part was longer than the whole: its bytes cannot be right.
-      await writer.restart()
+      await this.#restart()
       return false
     }
     if (writer.sizeBytes - startedAtBytes >= usefulPartBytes) return false
@@ -227,7 +252,7 @@ class Download {
     totalBytes: number | undefined,
     repeated: Buffer,
   ): Promise<boolean> {
-    const {signal, onProgress} = this.#options
+    const {signal, onProgress, plainMaker} = this.#options
     const writer = this.#writer
     let toCompare = repeated
     for await (const batch of body) {
@@ -244,6 +269,7 @@ class Download {
       if (repeated.length > 0 && toCompare.length === 0) await this.#noteContinued()
       this.#checkSize(fresh.reduce((sum, chunk) => sum + chunk.length, writer.sizeBytes))
       await writer.append(fresh)
+      plainMaker?.grown(writer, totalBytes)
       onProgress({
         receivedBytes: writer.sizeBytes,
         ...(totalBytes === undefined ? {} : {totalBytes}),
@@ -253,7 +279,7 @@ class Download {
   }
 
   async #giveUpRange(): Promise<false> {
-    if (!(await this.#isWorthAsking())) await this.#writer.restart()
+    if (!(await this.#isWorthAsking())) await this.#restart()
     return false
   }
 

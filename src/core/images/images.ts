@@ -105,6 +105,8 @@ async function convertImage(
   options: Parameters<Images['convert']>[1],
 ): Promise<{status: ImageStatus; wasChanged: boolean}> {
   const before = await statusOf(images, name)
+  if (before.imageKind !== 'rootfs')
+    throw fail('wrong_kind', {name, kind: before.imageKind, needed: 'rootfs'})
   if (before.treeBackend === options.backend && ['STORED', 'ACTIVE'].includes(before.state)) {
     return {status: before, wasChanged: false}
   }
@@ -197,6 +199,8 @@ async function runInImage(
 ): Promise<{exitCode: number}> {
   const name = parseImageName(text)
   const status = await statusOf(images, name)
+  if (status.imageKind !== 'rootfs')
+    throw fail('wrong_kind', {name, kind: status.imageKind, needed: 'rootfs'})
   if (status.state !== 'ACTIVE' || status.isMounted !== true) {
     const image = await getPlaced(images.database.db, images.node, name)
     const run = image && (await getOpenRun(images.database.db, image.id, images.node))

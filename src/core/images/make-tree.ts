@@ -1,5 +1,4 @@
 /** Making an image's tree out of its blob: extracted into a directory, or indexed as EROFS. */
-import {existsSync} from 'node:fs'
 import {join} from 'node:path'
 import type {PlacedImage} from '../db/images.ts'
 import {fail} from '../errors.ts'
@@ -7,10 +6,11 @@ import {failpoint} from '../failpoint.ts'
 import type {TreeBackend} from '../image.ts'
 import {indexFileName, stagedPlainName, treeIdOf, type Layout} from '../layout.ts'
 import {resolveLimits} from '../limits.ts'
-import type {UnpackProgress} from '../unpack/unpack.ts'
+import type {UnpackResult} from '../unpack/unpack.ts'
 import type {ImagesContext} from './context.ts'
+import {indexTree, type IndexedTree} from './index-tree.ts'
 import type {ImageOutcome, ImageStepContext} from './lifecycle.ts'
-import {noteTree, removeTree, stageTree, type TreeNote} from './trees.ts'
+import {noteTree, removeTree, stageTree} from './trees.ts'
 
 export async function unpack(
   images: ImagesContext,
@@ -29,18 +29,25 @@ export async function unpack(
     profile: image.profile,
     limits: resolveLimits(image.profile, image.limits),
     signal: context.signal,
-    onProgress: (p: UnpackProgress) => context.progress(p.readBytes, blob.sizeBytes),
   }
-  const make =
-    backend === 'dir'
-      ? images.unpack({...request, targetDir: rootfs})
-      : images.indexTar({...request, digest: image.digest, ...indexPaths(layout, treeId)})
-  const withDigests = async (): Promise<Pick<TreeNote, 'index' | 'plain'>> =>
-    backend === 'erofs' ? await digestsOf(images, treeId, context.signal) : {}
-  const [result, digests] = await make
-    .then(async (made) => {
+  const make = async (): Promise<Partial<IndexedTree> & {result: UnpackResult}> => {
+    const blobBytes = blob.sizeBytes
+    if (backend === 'dir') {
+      const onProgress = (p: {readBytes: number}): void => context.progress(p.readBytes, blobBytes)
+      return {result: await images.unpack({...request, targetDir: rootfs, onProgress})}
+    }
+    return await indexTree(images, image, {
+      ...request,
+      ...indexPaths(layout, treeId),
+      digest: image.digest,
+      blobBytes,
+      onProgress: (p, totalBytes) => context.progress(p.readBytes, totalBytes),
+    })
+  }
+  const {result, wasPlainReady, ...digests} = await make()
+    .then((made) => {
       failpoint('images.unpacked')
-      return [made, await withDigests()] as const
+      return made
     })
     .catch(async (error: unknown) => {
       // Nobody will use what is there. Whoever took the run over, or removed the image, does not know of it.
@@ -76,13 +83,14 @@ export async function unpack(
       files: result.files,
       total_bytes: result.totalBytes,
       warnings: result.warningsTotal,
+      ...(wasPlainReady === true ? {is_plain_ready: true} : {}),
       ...(result.warnings.length > 0 ? {first_warnings: result.warnings.slice(0, 5)} : {}),
     },
   }
 }
 
 /** What was asked for; `auto` is settled here, by what this host can mount. */
-async function backendFor(images: ImagesContext, image: PlacedImage): Promise<TreeBackend> {
+export async function backendFor(images: ImagesContext, image: PlacedImage): Promise<TreeBackend> {
   if (image.backend !== 'auto') return image.backend
   return (await images.canMountErofs()).isAble ? 'erofs' : 'dir'
 }
@@ -90,16 +98,4 @@ async function backendFor(images: ImagesContext, image: PlacedImage): Promise<Tr
 function indexPaths(layout: Layout, treeId: string): {imagePath: string; plainPath: string} {
   const staged = layout.stagedTree(treeId)
   return {imagePath: join(staged, indexFileName), plainPath: join(staged, stagedPlainName)}
-}
-
-/** What `verify` will compare an index and its tar with. */
-async function digestsOf(
-  images: ImagesContext,
-  treeId: string,
-  signal: AbortSignal,
-): Promise<Pick<TreeNote, 'index' | 'plain'>> {
-  const {imagePath, plainPath} = indexPaths(images.layout, treeId)
-  const index = await images.blobs.hash(imagePath, {signal})
-  if (!existsSync(plainPath)) return {index}
-  return {index, plain: await images.blobs.hash(plainPath, {signal})}
 }

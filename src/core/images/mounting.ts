@@ -7,6 +7,7 @@ import {mountSource} from '../layout.ts'
 import {mountErofsSync} from '../mounts/erofs.ts'
 import {findMounts, mountsBelow, type MountEntry} from '../mounts/mount-table.ts'
 import {mountOverlay, mountOverlaySync, unmountSync, type OverlaySpec} from '../mounts/mount.ts'
+import {adoptRoot} from '../mounts/upper.ts'
 import type {ImagesContext} from './context.ts'
 import type {ImageOutcome, ImageStepContext} from './lifecycle.ts'
 import {readTreeNote} from './trees.ts'
@@ -60,7 +61,10 @@ export async function mount(
   if (settings.mountDriver === 'fuse') {
     if (device !== undefined) await context.fenced(() => mountIndex(images, image, device))
     try {
-      if (!isThere()) await mountOverlay(spec, {driver: 'fuse'})
+      if (!isThere()) {
+        likeBelow(spec)
+        await mountOverlay(spec, {driver: 'fuse'})
+      }
     } catch (error) {
       unmountIndex(images, image)
       throw error
@@ -71,7 +75,10 @@ export async function mount(
     effect: () => {
       if (device !== undefined) mountIndex(images, image, device)
       try {
-        if (!isThere()) mountOverlaySync(spec)
+        if (!isThere()) {
+          likeBelow(spec)
+          mountOverlaySync(spec)
+        }
       } catch (error) {
         // An index alone is of no use, and would hold on to its files when they are deleted.
         unmountIndex(images, image)
@@ -79,6 +86,14 @@ export async function mount(
       }
       failpoint('images.mounted')
     },
+  }
+}
+
+function likeBelow(spec: OverlaySpec): void {
+  try {
+    adoptRoot(spec)
+  } catch (error) {
+    throw fromSystemError(error, spec.upperDir, 'set the attributes of')
   }
 }
 

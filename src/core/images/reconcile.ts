@@ -1,4 +1,5 @@
 /** Mends drift between the database and the kernel's mount table: after a reboot, or when somebody unmounted by hand. */
+import {readPublication, withdrawDisk} from '../disks/publications.ts'
 import {addEvent} from '../db/events.ts'
 import {getPlacedById, listPlaced, updatePlacement, type PlacedImage} from '../db/images.ts'
 import {addRun, getOpenRun} from '../db/runs.ts'
@@ -9,6 +10,7 @@ import {mountSource} from '../layout.ts'
 import {findMounts, readMountTable, tablePath, type MountEntry} from '../mounts/mount-table.ts'
 import {unmountSync} from '../mounts/mount.ts'
 import type {ImagesContext} from './context.ts'
+import {isDiskShown} from './disk.ts'
 import {unmountIndex} from './mounting.ts'
 
 /** Looks at every image without an open run, and makes a run for each that is not where it should be. */
@@ -23,6 +25,10 @@ export async function reconcile(
   if (settled.length === 0) return
   const table = readMountTable()
   for (const image of settled) {
+    if (image.kind === 'disk') {
+      await reconcileDisk(images, image, onEvent)
+      continue
+    }
     const mounts = mountsOf(images, image, table)
     if (image.state === 'ACTIVE' && mounts.length === 0) await mend(images, image, onEvent)
     else if (image.state === 'ACTIVE' && mounts.length > 1 && areOurs(image, mounts))
@@ -50,6 +56,28 @@ export function isMounted(
   return table.some((entry) => entry.mountPoint === place)
 }
 
+function isUp(images: ImagesContext, image: PlacedImage): boolean {
+  return image.kind === 'disk'
+    ? isDiskShown(images, image)
+    : findMounts(images.layout.mountPoint(image.name)).length > 0
+}
+
+/** A disk is shown when it is ACTIVE, and only then. */
+async function reconcileDisk(
+  images: ImagesContext,
+  image: PlacedImage,
+  onEvent?: (event: RunEvent) => void,
+): Promise<void> {
+  const {database, layout, node, log} = images
+  if (image.state === 'ACTIVE') {
+    if (!isDiskShown(images, image)) await mend(images, image, onEvent)
+  } else if (image.goal === 'STORED' && readPublication(layout.disks, image.name)) {
+    if (await getOpenRun(database.db, image.id, node)) return
+    if (withdrawDisk(layout.disks, image.name))
+      log.warn({image: image.name}, 'took a disk out of sight that nobody asked for')
+  }
+}
+
 /** ACTIVE without a mount: back to STORED, with a run towards its goal. */
 async function mend(
   images: ImagesContext,
@@ -61,7 +89,7 @@ async function mend(
     const now = clock.now()
     const fresh = await getPlacedById(trx, node, image.id)
     if (fresh?.state !== 'ACTIVE' || (await getOpenRun(trx, image.id, node))) return undefined
-    if (findMounts(images.layout.mountPoint(image.name)).length > 0) return undefined
+    if (isUp(images, image)) return undefined
     await updatePlacement(trx, image.id, node, {state: 'STORED', held: null}, now)
     const run = await addRun(trx, {
       imageId: image.id,
@@ -81,14 +109,16 @@ async function mend(
       epoch: 0,
       from: 'ACTIVE',
       to: 'STORED',
-      detail: {reason: 'the mount was gone'},
+      detail: {reason: image.kind === 'disk' ? 'it was not shown' : 'the mount was gone'},
     })
   })
   if (!event) return
   failpoint('images.mended')
   log.warn(
     {run_id: event.run, image: image.name},
-    'image was ACTIVE without a mount; it is mounted again',
+    image.kind === 'disk'
+      ? 'disk was ACTIVE and not shown; it is shown again'
+      : 'image was ACTIVE without a mount; it is mounted again',
   )
   onEvent?.(event)
 }

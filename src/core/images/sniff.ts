@@ -1,4 +1,4 @@
-/** Telling a web page from an archive, for a better message than "wrong checksum". */
+/** Looking at first bytes: a web page gets a better message than "wrong checksum"; what is compressed has a plain tar. */
 
 const archiveMagics = [
   [0, '1f8b'],
@@ -14,6 +14,17 @@ function looksLikeArchive(head: Buffer): boolean {
     const magic = Buffer.from(hex, 'hex')
     return head.subarray(offset, offset + magic.length).equals(magic)
   })
+}
+
+/** Whether content that begins with these four bytes is gzip, or zstd, which a skippable frame may precede. */
+export function isCompressed(head: Buffer): boolean {
+  if (head.length < 4) return false
+  const magic = head.readUInt32LE(0)
+  return (
+    (magic & 0xffff) === 0x8b1f ||
+    magic === 0xfd2f_b528 ||
+    (magic & 0xffff_fff0) >>> 0 === 0x184d_2a50
+  )
 }
 
 /** Whether content that begins with `head` is an HTML page: by its bytes, or by its type when they are at least text. */

@@ -8,7 +8,9 @@ import type {ImageStatus} from '../image.ts'
 import {redact} from '../log.ts'
 import {readMountTable, type MountEntry} from '../mounts/mount-table.ts'
 import type {ImagesContext} from './context.ts'
+import {shownPath} from './disk.ts'
 import {isMounted} from './reconcile.ts'
+import {readTreeNote} from './trees.ts'
 
 export async function statusOf(images: ImagesContext, name: ImageName): Promise<ImageStatus> {
   const status = await findStatus(images, name)
@@ -44,6 +46,7 @@ async function describe(
   const isUp = image.state === 'ACTIVE'
   return {
     name: image.name,
+    imageKind: image.kind,
     state: image.state,
     goal: image.goal,
     url: redact(image.url),
@@ -57,11 +60,19 @@ async function describe(
     ...(blob ? {sizeBytes: blob.size_bytes} : {}),
     ...(image.entries === undefined ? {} : {entries: image.entries}),
     ...(image.treeBytes === undefined ? {} : {treeBytes: image.treeBytes}),
-    ...(isUp
+    ...(isUp && image.kind === 'rootfs'
       ? {mountPoint: layout.mountPoint(image.name), isMounted: isMounted(images, image.name, table)}
       : {}),
+    ...(isUp && image.kind === 'disk' ? {disk: diskOf(images, image)} : {}),
     ...(image.held ? {held: image.held} : {}),
     ...(image.failed ? {failed: {...image.failed, from: image.failedFrom ?? 'NEW'}} : {}),
     ...(run ? {run} : {}),
   }
+}
+
+function diskOf(images: ImagesContext, image: PlacedImage): NonNullable<ImageStatus['disk']> {
+  const {layout} = images
+  const shown = shownPath(images, image)
+  const digest = readTreeNote(layout, image.name)?.disk?.digest ?? image.digest
+  return {path: shown ?? layout.disk(image.name), digest, isPublished: shown !== undefined}
 }

@@ -1,4 +1,5 @@
 /** What each step of an image's life does. Every one may be cut off anywhere and done again. */
+import {withdrawDisk} from '../disks/publications.ts'
 import {getBlob, putBlob} from '../db/blobs.ts'
 import {getPlacedById, type PlacedImage} from '../db/images.ts'
 import type {ImageClaim, ImagePatch} from '../db/journal.ts'
@@ -6,36 +7,41 @@ import {listRuns, mayHaveOtherWriter} from '../db/runs.ts'
 import {fail, type ImgstoreError} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
 import type {Goal, ImageState} from '../image.ts'
+import {resolveLimits} from '../limits.ts'
 import type {Steps} from '../machine/runner.ts'
 import type {ImagesContext} from './context.ts'
+import {hideDisk, makeDisk, prepareDisk, showDisk} from './disk.ts'
 import {downloadBlob} from './download.ts'
 import type {ImageOutcome, ImageStep, ImageStepContext} from './lifecycle.ts'
-import {unpack} from './make-tree.ts'
+import {backendFor, unpack} from './make-tree.ts'
 import {mount, prepare, unmount, unmountFor} from './mounting.ts'
+import {PlainMaker} from './plain-maker.ts'
 import {discardStaged, publishTree, removeTree, retireImage} from './trees.ts'
+
+type Step = (
+  images: ImagesContext,
+  image: PlacedImage,
+  context: ImageStepContext,
+) => Promise<ImageOutcome>
 
 export function imageStepsOf(
   images: ImagesContext,
 ): Steps<ImageState, Goal, ImageStep, ImagePatch> {
   const withImage =
-    (
-      body: (
-        images: ImagesContext,
-        image: PlacedImage,
-        context: ImageStepContext,
-      ) => Promise<ImageOutcome>,
-    ) =>
-    async (context: ImageStepContext): Promise<ImageOutcome> =>
-      await body(images, await placedOf(images, context.claim), context)
+    (body: Step, ofDisk = body) =>
+    async (context: ImageStepContext): Promise<ImageOutcome> => {
+      const image = await placedOf(images, context.claim)
+      return await (image.kind === 'disk' ? ofDisk : body)(images, image, context)
+    }
   return {
     begin: () => Promise.resolve({}),
     download: withImage(download),
     begin_unpack: () => Promise.resolve({}),
-    unpack: withImage(unpack),
+    unpack: withImage(unpack, makeDisk),
     publish: withImage(publish),
-    prepare: withImage(prepare),
-    mount: withImage(mount),
-    unmount: withImage(unmount),
+    prepare: withImage(prepare, prepareDisk),
+    mount: withImage(mount, showDisk),
+    unmount: withImage(unmount, hideDisk),
     erase: withImage(erase),
   }
 }
@@ -71,11 +77,16 @@ async function dropPartIfUnused(
   image: PlacedImage,
   claim: ImageClaim,
 ): Promise<void> {
-  const open = await listRuns(images.database.db, {node: images.node, isOpen: true, limit: 10_000})
-  const isNeeded = open.some(
-    (run) => run.id !== claim.run && run.digest === image.digest && run.goal !== 'REMOVED',
-  )
-  if (!isNeeded) await images.blobs.removePart(image.digest)
+  if (!(await isFetchedByOther(images, image, claim))) await images.blobs.removePart(image.digest)
+}
+
+async function isFetchedByOther(
+  {database, node}: ImagesContext,
+  {digest}: PlacedImage,
+  claim: ImageClaim,
+): Promise<boolean> {
+  const open = await listRuns(database.db, {node, isOpen: true, limit: 10_000})
+  return open.some((run) => run.id !== claim.run && run.digest === digest && run.goal !== 'REMOVED')
 }
 
 async function download(
@@ -85,8 +96,13 @@ async function download(
 ): Promise<ImageOutcome> {
   const {database, blobs, clock} = images
   const cached = await findBlob(images, image, context.signal)
-  if (cached !== undefined)
+  if (cached !== undefined) {
+    // Plain tars begun for a blob that is there are from before a crash, unless another run is just finishing one.
+    if (!(await isFetchedByOther(images, image, context.claim))) {
+      await blobs.removePlainParts(image.digest)
+    }
     return {detail: {is_cached: true, size_bytes: cached, downloaded_bytes: 0}}
+  }
   const settings = images.settings()
   const {claim} = context
   const run = {id: claim.run, node: claim.node, digest: image.digest}
@@ -101,7 +117,9 @@ async function download(
       signal: context.signal,
       maxBlobBytes: settings.maxBlobBytes,
       onProgress: (p) => context.progress(p.receivedBytes, p.totalBytes),
+      plainMaker: plainMakerFor(images, image),
     })
+    await rememberPlain(images, image, result.plain !== undefined)
     failpoint('images.downloaded')
     await putBlob(database.db, image.digest, result.sizeBytes, clock.now())
     return {
@@ -109,6 +127,7 @@ async function download(
         size_bytes: result.sizeBytes,
         downloaded_bytes: result.downloadedBytes,
         resumed_from_bytes: result.resumedFromBytes,
+        ...(result.plain === undefined ? {} : {plain_bytes: result.plain.sizeBytes}),
       },
     }
   } catch (error) {
@@ -116,6 +135,29 @@ async function download(
     if (partAfter > partBefore) context.forward()
     throw error
   }
+}
+
+function plainMakerFor(images: ImagesContext, image: PlacedImage): PlainMaker {
+  const {blobs, decompress, log} = images
+  return new PlainMaker({
+    blobs,
+    digest: image.digest,
+    limits: resolveLimits(image.profile, image.limits),
+    maxBlobBytes: images.settings().maxBlobBytes,
+    isWanted: async () => (await backendFor(images, image)) === 'erofs',
+    decompress,
+    log,
+  })
+}
+
+/** What this process made a moment ago need not be read again to be believed. */
+async function rememberPlain(
+  {blobs, freshPlains}: ImagesContext,
+  {digest}: PlacedImage,
+  wasMade: boolean,
+): Promise<void> {
+  const file = wasMade ? await blobs.statPlain(digest) : undefined
+  if (file) freshPlains.set(digest, file)
 }
 
 /** The size of a blob that is there and to be trusted; a damaged one is moved out of the way. */
@@ -150,7 +192,7 @@ async function publish(images: ImagesContext, image: PlacedImage): Promise<Image
   return await Promise.resolve({
     effect: () => {
       // An image that FAILED on its way down may still be mounted: its lower must not go from under it.
-      unmountFor(images, image, [images.layout.image(image.name)])
+      takeOutOfUse(images, image, [images.layout.image(image.name)])
       const replaced = publishTree(
         images.layout,
         image.name,
@@ -173,7 +215,7 @@ async function erase(
   const {layout, clock} = images
   const retired: string[] = []
   await context.fenced(() => {
-    unmountFor(images, image, [layout.image(image.name), layout.overlay(image.name)])
+    takeOutOfUse(images, image, [layout.image(image.name), layout.overlay(image.name)])
     retired.push(...retireImage(layout, image.name, clock.now()))
     failpoint('images.retired')
   })
@@ -182,6 +224,12 @@ async function erase(
   await dropPartIfUnused(images, image, context.claim)
   await images.dropBlobIfUnused(image.digest)
   return {}
+}
+
+/** Before directories of an image are replaced or deleted. */
+function takeOutOfUse(images: ImagesContext, image: PlacedImage, dirs: string[]): void {
+  if (image.kind === 'disk') withdrawDisk(images.layout.disks, image.name)
+  unmountFor(images, image, dirs)
 }
 
 async function removeAll(paths: string[]): Promise<void> {

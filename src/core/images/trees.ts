@@ -32,6 +32,8 @@ export type TreeNote = {
   /** SHA-256 of the EROFS image, and of the plain tar that a compressed blob was made into. */
   index?: {digest: string; sizeBytes: number}
   plain?: {digest: string; sizeBytes: number}
+  /** SHA-256 of a disk's raw bytes. */
+  disk?: {digest: string; sizeBytes: number}
 }
 
 /** Makes an empty directory to unpack into, and clears what earlier claims of the same run left. */

@@ -1,7 +1,7 @@
 /** Finds what nothing needs any more, and removes it. What a run needs is never touched. */
 import {lstat, mkdir, readdir, rename, rm, rmdir, stat} from 'node:fs/promises'
 import {join} from 'node:path'
-import type {BlobFile} from '../blobs/blob-store.ts'
+import type {BlobFile, BlobFileKind} from '../blobs/blob-store.ts'
 import {listBlobs, removeBlob} from '../db/blobs.ts'
 import {digestsInUse, listPlaced, type PlacedImage} from '../db/images.ts'
 import type {Query} from '../db/query.ts'
@@ -19,6 +19,7 @@ import {failpoint} from '../failpoint.ts'
 import {newUlid} from '../ids.ts'
 import type {RunSummary} from '../image.ts'
 import {parseTreeId} from '../layout.ts'
+import {parsePublicationName} from '../disks/publications.ts'
 import {findMounts, mountsBelow} from '../mounts/mount-table.ts'
 import {unmountSync} from '../mounts/mount.ts'
 import type {MaintenanceContext} from './context.ts'
@@ -26,7 +27,7 @@ import {diskUsage} from './disk-usage.ts'
 import {dropBlobIfUnused} from './unused-blobs.ts'
 
 export type CleanupKind =
-  'blob' | 'plain' | 'part' | 'staging' | 'tree' | 'overlay' | 'mount' | 'quarantine'
+  'blob' | 'plain' | 'part' | 'staging' | 'tree' | 'overlay' | 'mount' | 'disk' | 'quarantine'
 export type CleanupItem = {
   kind: CleanupKind
   path: string
@@ -90,6 +91,7 @@ async function* candidates(maintenance: MaintenanceContext): AsyncIterable<Candi
   yield* unusedBlobs(maintenance)
   yield* staleStaging(maintenance)
   yield* vanishedImages(maintenance)
+  yield* vanishedDisks(maintenance)
 }
 
 /** Whether an index needs the plain tar of this blob, or a run may be about to make one. */
@@ -105,6 +107,8 @@ const isIndexed = (needs: Needs, digest: Digest): boolean =>
 
 const isFetched = (needs: Needs, digest: Digest): boolean =>
   needs.openRuns.some((run) => run.goal !== 'REMOVED' && run.digest === digest)
+
+const partKinds: ReadonlySet<BlobFileKind> = new Set(['part', 'plain-part', 'sidecar'])
 
 async function* unusedBlobs(maintenance: MaintenanceContext): AsyncIterable<Candidate> {
   const {blobs, clock} = maintenance
@@ -137,12 +141,25 @@ async function* unusedBlobs(maintenance: MaintenanceContext): AsyncIterable<Cand
             isIndexed(fresh, digest) ? false : await blobs.removePlain(digest),
           ),
       }
-    } else if ((file.kind === 'part' || file.kind === 'sidecar') && digest !== undefined) {
+    } else if (file.kind === 'plain-note' && digest !== undefined && !isIndexed(needs, digest)) {
+      // With its tar, unless that is gone already.
+      if (files.some((other) => other.kind === 'plain' && other.digest === digest)) continue
+      yield {
+        kind: 'plain',
+        path,
+        sizeBytes,
+        reason: 'its tar is gone',
+        remove: () =>
+          behindLock(maintenance, async (fresh) =>
+            isIndexed(fresh, digest) ? false : await removeFile(path),
+          ),
+      }
+    } else if (partKinds.has(file.kind) && digest !== undefined) {
       if (isFetched(needs, digest) || !isStale) continue
       yield {
         kind: 'part',
         path,
-        sizeBytes,
+        sizeBytes: file.kind === 'plain-part' ? await diskUsage(path) : sizeBytes,
         reason: 'no run fetches it',
         remove: () =>
           behindLock(maintenance, async (fresh) =>
@@ -216,6 +233,39 @@ async function* vanishedImages(maintenance: MaintenanceContext): AsyncIterable<C
       yield {kind, path, sizeBytes, reason, remove: () => removeVanished(maintenance, dir, name)}
     }
   }
+}
+
+/** Disks that are shown and belong to no image, and bytes that no note names. */
+async function* vanishedDisks(maintenance: MaintenanceContext): AsyncIterable<Candidate> {
+  const {layout, database} = maintenance
+  const names = await namesIn(layout.disks)
+  const needs = await readNeeds(maintenance, database.db)
+  for (const file of names) {
+    const path = join(layout.disks, file)
+    if (isShownFor(needs, file)) continue
+    const sizeBytes = await ownDiskUsage(path)
+    const remove = (): Promise<boolean> =>
+      behindLock(maintenance, async (fresh) =>
+        isShownFor(fresh, file) ? false : await removeFile(path),
+      )
+    yield {kind: 'disk', path, sizeBytes, reason: 'no disk image needs it', remove}
+  }
+}
+
+/** Whether a file of the folder of shown disks is of an image that is there, or may be in the making. */
+function isShownFor(needs: Needs, file: string): boolean {
+  const parsed = parsePublicationName(file)
+  // Not ours.
+  if (parsed === undefined) return true
+  const disks = needs.images.filter((image) => image.kind === 'disk')
+  const isNamed = disks.some((image) => image.name === parsed.name || image.treeId === parsed.name)
+  if (parsed.kind === 'note') return isNamed
+  const isMoving = disks.some((image) =>
+    needs.openRuns.some((run) => run.image === image.name && run.goal !== 'REMOVED'),
+  )
+  if (parsed.kind === 'temporary') return isMoving
+  const image = disks.find((one) => one.treeId === parsed.name)
+  return isMoving || (image !== undefined && image.state === 'ACTIVE')
 }
 
 const isImage = (images: PlacedImage[], name: string): boolean =>
@@ -299,6 +349,16 @@ async function namesIn(dir: string): Promise<string[]> {
 async function ageOf(path: string, now: number): Promise<number> {
   try {
     return now - (await stat(path)).mtimeMs
+  } catch {
+    return 0
+  }
+}
+
+/** What removing a name frees: nothing while the bytes have another one. */
+async function ownDiskUsage(path: string): Promise<number> {
+  try {
+    const found = await lstat(path)
+    return found.nlink > 1 ? 0 : found.blocks * 512
   } catch {
     return 0
   }

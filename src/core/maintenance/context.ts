@@ -11,6 +11,7 @@ export type TreeFiles = {
   treeId: string
   index?: {digest: string; sizeBytes: number}
   plain?: {digest: string; sizeBytes: number}
+  disk?: {digest: string; sizeBytes: number}
 }
 
 export type MaintenanceContext = {

@@ -13,7 +13,10 @@ export type VerifyReport = {
   damaged: {digest: Digest; reason: string; quarantinedAs?: string; images: ImageName[]}[]
   /** Blobs that images name and that are not there. They are fetched again by `imgstore retry` or when needed. */
   missing: {digest: Digest; images: ImageName[]}[]
-  /** Files of indexed trees that are not as they were made. `imgstore convert` makes a tree anew from its blob. */
+  /**
+   * Files of indexed trees and of disks that are not as they were made. `imgstore convert` makes a tree anew from its
+   * blob, `imgstore fetch --replace` a disk.
+   */
   damagedTrees: {image: ImageName; path: string; reason: string}[]
 }
 
@@ -121,7 +124,7 @@ async function findMissing(
   }
 }
 
-/** Reads the index of every indexed tree, and the plain tar that it was made with, if its blob is compressed. */
+/** Reads every disk that was made from another form; the index of every indexed tree, and the plain tar that it was made with, if its blob is compressed. */
 async function verifyTrees(
   maintenance: MaintenanceContext,
   images: PlacedImage[],
@@ -131,7 +134,8 @@ async function verifyTrees(
   const {blobs, layout} = maintenance
   const indexed = images.filter(
     (image) =>
-      image.treeBackend === 'erofs' && ['STORED', 'ACTIVATING', 'ACTIVE'].includes(image.state),
+      (image.treeBackend === 'erofs' || image.kind === 'disk') &&
+      ['STORED', 'ACTIVATING', 'ACTIVE'].includes(image.state),
   )
   for (const image of indexed) {
     const note = maintenance.readTreeNote(image.name)
@@ -142,6 +146,11 @@ async function verifyTrees(
     const files = [
       {path: layout.index(image.name), expected: note?.index},
       {path: blobs.plainPathOf(image.digest), expected: note?.plain},
+      // A disk that is its blob was read with the blobs.
+      {
+        path: layout.disk(image.name),
+        expected: note?.disk?.digest === image.digest ? undefined : note?.disk,
+      },
     ]
     for (const {path, expected} of files) {
       if (expected === undefined) continue

@@ -37,24 +37,31 @@ function isException(url: URL, pattern: string): boolean {
   return host === bare || `${host}:${port}` === bare || (!literal && host.endsWith(`.${bare}`))
 }
 
-/** Makes agents when first asked for them; each connection is used once. */
+/** Makes agents when first asked for them; each connection is used once, unless they are `KeptAgents`. */
 export class Agents {
   readonly #options: Pick<SourceOptions, 'caFile' | 'proxyEnv'>
   readonly #made: (HttpAgent | HttpsAgent)[] = []
+  protected readonly isKept: boolean = false
 
   constructor(options: Pick<SourceOptions, 'caFile' | 'proxyEnv'>) {
     this.#options = options
   }
 
   http(proxy: string | undefined): HttpAgent {
+    const keepAlive = this.isKept
     const agent =
-      proxy === undefined ? new BulkAgent() : new HttpAgent({proxyEnv: {HTTP_PROXY: proxy}})
+      proxy !== undefined
+        ? new HttpAgent({keepAlive, proxyEnv: {HTTP_PROXY: proxy}})
+        : keepAlive
+          ? new HttpAgent({keepAlive})
+          : new BulkAgent()
     this.#made.push(agent)
     return agent
   }
 
   https(proxy: string | undefined): HttpsAgent {
     const agent = new HttpsAgent({
+      keepAlive: this.isKept,
       ...(proxy === undefined ? {} : {proxyEnv: {HTTPS_PROXY: proxy}}),
       ca: trustedCertificates(this.#options.caFile),
     })
@@ -65,6 +72,26 @@ export class Agents {
   /** Ends every connection. */
   close(): void {
     for (const agent of this.#made.splice(0)) agent.destroy()
+  }
+}
+
+/** One agent for each way out, whose connections serve many requests: for many small answers from one place. */
+export class KeptAgents extends Agents {
+  protected override readonly isKept = true
+  readonly #kept = new Map<string, HttpAgent | HttpsAgent>()
+
+  override http(proxy: string | undefined): HttpAgent {
+    return this.#keep(`http ${proxy ?? ''}`, () => super.http(proxy))
+  }
+
+  override https(proxy: string | undefined): HttpsAgent {
+    return this.#keep(`https ${proxy ?? ''}`, () => super.https(proxy))
+  }
+
+  #keep<T extends HttpAgent | HttpsAgent>(name: string, make: () => T): T {
+    const agent = (this.#kept.get(name) as T | undefined) ?? make()
+    this.#kept.set(name, agent)
+    return agent
   }
 }
 

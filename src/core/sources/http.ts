@@ -20,7 +20,7 @@ import {openedFrom} from './opened.ts'
 /** What a test replaces: its peers are all on loopback addresses. */
 export type HttpDeps = {isPrivate: (address: string) => boolean}
 
-type Hop = {
+export type Hop = {
   url: URL
   /** Sent to the first origin only. */
   authorization: string | undefined
@@ -28,7 +28,7 @@ type Hop = {
   isGuarded: boolean
 }
 
-type HopAnswer = {response: IncomingMessage; isPrivate: boolean; close: () => void}
+export type HopAnswer = {response: IncomingMessage; isPrivate: boolean; close: () => void}
 
 /** The source at an http(s) address. Opening it asks the network; nothing is asked before. */
 export function openHttpSource(
@@ -36,12 +36,13 @@ export function openHttpSource(
   options: SourceOptions,
   deps: HttpDeps = {isPrivate: isPrivateAddress},
 ): Source {
-  const first: Hop = {
-    url: withoutUser(url),
-    authorization: credentials(url, options),
-    isGuarded: false,
-  }
+  const first = firstHop(url, options)
   return {open: (request) => openHttp(first, request, options, deps)}
+}
+
+/** Where asking for an address begins: with its credentials, or else the settings'. */
+export function firstHop(url: URL, options: SourceOptions): Hop {
+  return {url: withoutUser(url), authorization: credentials(url, options), isGuarded: false}
 }
 
 async function openHttp(
@@ -62,7 +63,8 @@ async function openHttp(
     agents.close()
   }
   try {
-    answer = await followHops(first, request, {options, deps, agents, deadline})
+    const headers = (hop: Hop): Record<string, string> => requestHeaders(hop, request)
+    answer = await followHops(first, {options, deps, agents, deadline, method: 'GET', headers})
     const {response} = answer
     const head = judgeAnswer(url, response.statusCode ?? 0, response.headers, request.startByte)
     return openedFrom(head, {url, response, signal, close}, options)
@@ -73,20 +75,23 @@ async function openHttp(
   }
 }
 
-type HopContext = {options: SourceOptions; deps: HttpDeps; agents: Agents; deadline: Deadline}
+export type HopContext = {
+  options: SourceOptions
+  deps: HttpDeps
+  agents: Agents
+  deadline: Deadline
+  method: 'GET' | 'HEAD'
+  headers: (hop: Hop) => Record<string, string>
+}
 
 /** Asks, and follows redirects while they are harmless, until there is an answer that is none. */
-async function followHops(
-  first: Hop,
-  request: OpenRequest,
-  context: HopContext,
-): Promise<HopAnswer> {
+export async function followHops(first: Hop, context: HopContext): Promise<HopAnswer> {
   const {options} = context
   const seen = new Set<string>()
   let hop = first
   while (true) {
     seen.add(hop.url.href)
-    const answer = await askOnce(hop, request, context)
+    const answer = await askOnce(hop, context)
     const status = answer.response.statusCode ?? 0
     const location = answer.response.headers.location
     if (![301, 302, 303, 307, 308].includes(status) || location === undefined) return answer
@@ -124,8 +129,8 @@ function parseLocation(location: string, base: URL): URL {
 }
 
 /** One request, up to the head of its answer. */
-function askOnce(hop: Hop, request: OpenRequest, context: HopContext): Promise<HopAnswer> {
-  const {options, deps, agents, deadline} = context
+function askOnce(hop: Hop, context: HopContext): Promise<HopAnswer> {
+  const {options, deps, agents, deadline, method} = context
   const {url} = hop
   const proxy = proxyFor(url, options.proxyEnv)
   const literal = literalAddress(url.hostname)
@@ -136,8 +141,9 @@ function askOnce(hop: Hop, request: OpenRequest, context: HopContext): Promise<H
     return Promise.reject(fail('redirect_refused', {url: redact(url.href), reason}))
   }
   const stream = got.stream(url.href, {
+    method,
     agent: url.protocol === 'https:' ? {https: agents.https(proxy)} : {http: agents.http(proxy)},
-    headers: requestHeaders(hop, request),
+    headers: context.headers(hop),
     followRedirect: false,
     throwHttpErrors: false,
     retry: {limit: 0},

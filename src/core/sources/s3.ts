@@ -1,15 +1,16 @@
 /** Images in S3 and what speaks its protocol: one GetObject, signed (SigV4) or not, through the AWS SDK. */
 import type {IncomingHttpHeaders, IncomingMessage} from 'node:http'
 import {GetObjectCommand, S3Client, S3ServiceException} from '@aws-sdk/client-s3'
-import type {GetObjectCommandInput, S3ClientConfig} from '@aws-sdk/client-s3'
+import type {GetObjectCommandInput} from '@aws-sdk/client-s3'
 import {fail} from '../errors.ts'
 import {redact} from '../log.ts'
-import {Agents, proxyFor} from './agents.ts'
+import {Agents} from './agents.ts'
 import type {OpenRequest, OpenedSource, Source, SourceOptions} from './contract.ts'
 import {Deadline} from './deadline.ts'
 import {judgeAnswer, statusError, type AnswerHead} from './http-answer.ts'
 import {connectionError} from './http-error.ts'
 import {openedFrom} from './opened.ts'
+import {clientConfig} from './s3-client.ts'
 
 /** The source at an `s3://bucket/key` address that `parseSourceUrl` has passed. */
 export function openS3Source(url: URL, options: SourceOptions): Source {
@@ -45,43 +46,6 @@ async function openS3(
     close()
     signal.throwIfAborted()
     throw connectionError(shown, error)
-  }
-}
-
-function clientConfig(options: SourceOptions, agents: Agents): S3ClientConfig {
-  const {s3} = options
-  const endpoint = new URL(s3.endpoint ?? 'https://s3.amazonaws.com')
-  const isSigned = !s3.anonymous && s3.accessKeyId !== undefined
-  const proxy = proxyFor(endpoint, options.proxyEnv)
-  return {
-    region: s3.region ?? 'us-east-1',
-    ...(s3.endpoint === undefined ? {followRegionRedirects: true} : {endpoint: s3.endpoint}),
-    forcePathStyle: s3.pathStyle,
-    // Keys are handed in; the SDK's own search through environment and files must not happen.
-    credentials: {
-      accessKeyId: s3.accessKeyId ?? '',
-      secretAccessKey: s3.secretAccessKey ?? '',
-      ...(s3.sessionToken === undefined ? {} : {sessionToken: s3.sessionToken}),
-    },
-    ...(isSigned ? {} : {signer: {sign: (unsigned) => Promise.resolve(unsigned)}}),
-    // Retries belong to the state machine, checks to the digest.
-    maxAttempts: 1,
-    retryMode: 'standard',
-    requestChecksumCalculation: 'WHEN_REQUIRED',
-    responseChecksumValidation: 'WHEN_REQUIRED',
-    useArnRegion: false,
-    useDualstackEndpoint: false,
-    useFipsEndpoint: false,
-    requestHandler: {
-      connectionTimeout: options.connectTimeoutMs,
-      requestTimeout: options.stallTimeoutMs,
-      throwOnRequestTimeout: true,
-      // Silence is watched where the body is read: there a slow disk is not taken for a slow server.
-      socketTimeout: 0,
-      ...(endpoint.protocol === 'https:'
-        ? {httpsAgent: agents.https(proxy)}
-        : {httpAgent: agents.http(proxy)}),
-    },
   }
 }
 

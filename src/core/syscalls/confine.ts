@@ -43,8 +43,8 @@ export function landlockVersion(): number {
 }
 
 export type Confinement = {
-  /** The directory below which writing stays allowed. */
-  rootFd: number
+  /** The directory below which writing stays allowed; without one, only what is open already can be written. */
+  rootFd?: number
   /** More directories of that kind. */
   otherFds?: readonly number[]
   /** Whether programs may still be started. */
@@ -74,7 +74,8 @@ export function confine({rootFd, otherFds = [], canExecute}: Confinement): boole
   // struct landlock_path_beneath_attr, packed.
   const rule = Buffer.alloc(12)
   rule.writeBigUInt64LE(write, 0)
-  const areAdded = [rootFd, ...otherFds].every((dirFd) => {
+  const dirFds = rootFd === undefined ? otherFds : [rootFd, ...otherFds]
+  const areAdded = dirFds.every((dirFd) => {
     rule.writeInt32LE(dirFd, 8)
     const args = ['int', fd, 'int', RULE_PATH_BENEATH, 'void *', rule, 'uint32_t', 0]
     return call(SYS_LANDLOCK_ADD_RULE, ...args) === 0

@@ -1,5 +1,5 @@
 /**
- * The one place that loads koffi, when the first system call that Node lacks is needed (14 ms).
+ * The one place that loads koffi, when the first system call that Node lacks is needed.
  * Everything that uses it must still start, and say what it lacks, where koffi cannot load.
  */
 import {createRequire} from 'node:module'
@@ -12,13 +12,24 @@ export type Libc = {koffi: Koffi; lib: ReturnType<Koffi['load']>}
 
 let loaded: Libc | Error | undefined
 
+/** koffi's addon itself where npm put it: koffi's own way there goes through six files and the header of Node (6 ms). */
+function loadKoffi(requireHere: NodeJS.Require): Koffi {
+  const {arch} = process
+  try {
+    return requireHere(`@koromix/koffi-linux-${arch}/linux_${arch}/koffi.node`) as Koffi
+  } catch {
+    // Another C library, or another place: koffi looks further.
+    return requireHere('koffi') as Koffi
+  }
+}
+
 /** The C library, or the reason why it cannot be called. */
 export function tryLibc(): Libc | Error {
   if (loaded === undefined) {
     try {
       // Not named `require`: in the bundle, the value of import.meta.url is made by the outer one.
       const requireHere = createRequire(import.meta.url)
-      const koffi = requireHere('koffi') as Koffi
+      const koffi = loadKoffi(requireHere)
       let lib: Libc['lib']
       try {
         lib = koffi.load('libc.so.6')
@@ -50,7 +61,12 @@ export function libc(): Libc {
   return found
 }
 
-const names = new Map(Object.entries(constants.errno).map(([name, value]) => [value, name]))
+const names = new Map([
+  ...Object.entries(constants.errno).map(([name, value]) => [value, name] as const),
+  // Node knows those of its own functions. These are what mount calls say: no block device; damaged.
+  [15, 'ENOTBLK'],
+  [117, 'EUCLEAN'],
+])
 
 /** The name of an errno value (`EBUSY`), as Node's own errors carry it. */
 export function errnoName(errno: number): string {

@@ -8,9 +8,18 @@ import {BugError} from '../assert.ts'
 import {toImgstoreError} from '../errors.ts'
 import {MiB} from '../limits.ts'
 import {confine, limitResources} from '../syscalls/confine.ts'
-import {indexArchive, indexFileBytesMax} from './erofs/index-archive.ts'
-import {extract} from './extract.ts'
-import type {ChildJob, ChildMessage} from './protocol.ts'
+import {Growth} from './growth.ts'
+import {
+  indexFileBytesMax,
+  type ChildJob,
+  type ChildMessage,
+  type DecompressResult,
+  type DiskResult,
+  type IndexResult,
+  type ParentMessage,
+  type UnpackProgress,
+  type UnpackResult,
+} from './protocol.ts'
 
 const PROGRESS_EVERY_MS = 250
 
@@ -21,26 +30,58 @@ const DESCRIPTORS_MAX = 512
  * Ten minutes and more by the size of the blob: a mebibyte of the worst archive that the limits let through (a gibibyte
  * of zeros at 1,000:1, or a hundred zstd frames of nothing) takes about a second.
  */
-function cpuSecondsFor(job: {blobPath: string}): number {
+function cpuSecondsFor({kind, job}: ChildJob): number {
   let blobBytes = 0
   try {
-    blobBytes = statSync(job.blobPath).size
+    blobBytes = kind === 'decompress' ? job.blobBytesMax : statSync(job.blobPath).size
   } catch {
     // Opening it will say why.
   }
   return 600 + Math.ceil((8 * blobBytes) / MiB)
 }
 
+function fileBytesMaxFor({kind, job}: ChildJob): number {
+  if (kind === 'disk') return job.limits.totalBytesMax
+  return kind === 'unpack' ? job.limits.fileBytesMax : indexFileBytesMax(job.limits)
+}
+
 function send(message: ChildMessage, then?: () => void): void {
   process.send?.(message, undefined, {}, () => then?.())
 }
 
-async function work({kind, job}: ChildJob): Promise<void> {
+const growth = new Growth()
+
+/** Each kind of job loads its own code only. */
+async function run(
+  {kind, job}: ChildJob,
+  onProgress: (progress: UnpackProgress) => void,
+): Promise<UnpackResult | IndexResult | DecompressResult | DiskResult> {
+  switch (kind) {
+    case 'unpack': {
+      const {extract} = await import('./extract.ts')
+      return await extract(job, {onProgress, confine})
+    }
+    case 'index': {
+      const {indexArchive} = await import('./erofs/index-archive.ts')
+      return await indexArchive(job, {onProgress, confine})
+    }
+    case 'decompress': {
+      const {decompress} = await import('./decompress.ts')
+      return await decompress(job, {growth, confine})
+    }
+    case 'disk': {
+      const {makeDisk} = await import('./disk/make-disk.ts')
+      return await makeDisk(job, {onProgress, confine})
+    }
+  }
+}
+
+async function work(job: ChildJob): Promise<void> {
   // Modes are given at creation, so nothing may take bits away from them.
   process.umask(0)
   // The first is always told, however soon.
   let lastMs = -Infinity
-  const onProgress = (progress: {readBytes: number; entries: number}): void => {
+  const onProgress = (progress: UnpackProgress): void => {
     const nowMs = performance.now()
     if (nowMs - lastMs < PROGRESS_EVERY_MS) return
     lastMs = nowMs
@@ -48,17 +89,12 @@ async function work({kind, job}: ChildJob): Promise<void> {
   }
   const end = (): void => process.disconnect()
   try {
-    const fileBytesMax = kind === 'index' ? indexFileBytesMax(job.limits) : job.limits.fileBytesMax
     limitResources({
-      fileBytesMax,
+      fileBytesMax: fileBytesMaxFor(job),
       descriptorsMax: DESCRIPTORS_MAX,
       cpuSecondsMax: cpuSecondsFor(job),
     })
-    const result =
-      kind === 'index'
-        ? await indexArchive(job, {onProgress, confine})
-        : await extract(job, {onProgress, confine})
-    send({kind: 'done', result}, end)
+    send({kind: 'done', result: await run(job, onProgress)}, end)
   } catch (error) {
     const coded = toImgstoreError(error)
     const details = error instanceof BugError ? {reason: error.message} : coded.details
@@ -71,6 +107,7 @@ async function work({kind, job}: ChildJob): Promise<void> {
 setFlagsFromString('--no-turbofan')
 
 process.once('disconnect', () => process.exit(process.exitCode ?? 0))
-process.once('message', (job) => {
-  void work(job as ChildJob)
+process.on('message', (told: ParentMessage) => {
+  if (told.kind === 'grown') growth.tell(told.sizeBytes, told.isWhole)
+  else void work(told)
 })

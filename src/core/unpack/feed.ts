@@ -37,7 +37,12 @@ export async function feedBlob(
   const push =
     format === 'tar'
       ? {consume: take, end: () => undefined}
-      : pushDecompressed(parser, take, format, options.ratioMax)
+      : pushDecompressed({
+          format,
+          ratioMax: options.ratioMax,
+          where: () => ({name: parser.current.entry, offset: parser.current.offset}),
+          take,
+        })
   const skip = (left: number): number => {
     const bytes = Math.min(left, parser.skippableBytes)
     if (bytes > 0) parser.skip(bytes)
@@ -52,16 +57,23 @@ export async function feedBlob(
   parser.end()
 }
 
-type Pusher = {consume: Consume; end(): void}
+export type PushOptions = {
+  format: ArchiveFormat
+  ratioMax: number
+  /** The entry that is being read, for the message. */
+  where: () => {name: string; offset: number}
+  take: (chunk: Buffer) => void
+}
 
 /** Looks at the first decompressed bytes, because anything can be compressed, and holds the ratio. */
-function pushDecompressed(
-  parser: ArchiveParser,
-  take: (chunk: Buffer) => void,
-  format: ArchiveFormat,
-  ratioMax: number,
-): Pusher {
+export function pushDecompressed({format, ratioMax, where, take}: PushOptions): {
+  consume: Consume
+  end(): void
+  /** The highest ratio that was looked at. */
+  ratio(): number
+} {
   let outBytes = 0
+  let ratio = 0
   let head: Buffer | undefined = Buffer.alloc(0)
   const checkHead = (start: Buffer): void => {
     if (isTarStart(start)) return
@@ -71,13 +83,15 @@ function pushDecompressed(
   return {
     consume: (chunk, readBytes) => {
       outBytes += chunk.length
-      if (outBytes > archiveBounds.ratioCheckedFromBytes && outBytes > readBytes * ratioMax) {
-        const {entry, offset} = parser.current
-        throw refuse(
-          {name: entry, offset},
-          `makes more than ${ratioMax} bytes of each compressed byte`,
-          '--max-ratio',
-        )
+      if (outBytes > archiveBounds.ratioCheckedFromBytes) {
+        ratio = Math.max(ratio, outBytes / readBytes)
+        if (outBytes > readBytes * ratioMax) {
+          throw refuse(
+            where(),
+            `makes more than ${ratioMax} bytes of each compressed byte`,
+            '--max-ratio',
+          )
+        }
       }
       if (head === undefined) {
         take(chunk)
@@ -92,6 +106,7 @@ function pushDecompressed(
     end: () => {
       if (head !== undefined) checkHead(head)
     },
+    ratio: () => ratio,
   }
 }
 

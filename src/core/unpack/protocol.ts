@@ -1,6 +1,6 @@
 /** What the unpacker's two processes say to each other. The child handles hostile bytes, so its words are checked. */
 import {errorTable, type ErrorCode, ImgstoreError, fail} from '../errors.ts'
-import type {Profile, UnpackLimits} from '../limits.ts'
+import {GiB, type Profile, type UnpackLimits} from '../limits.ts'
 import type {ArchiveFormat} from './archive/format.ts'
 import type {UnpackWarning} from './warnings.ts'
 
@@ -14,6 +14,8 @@ export type UnpackJob = {
 /** An archive to be indexed instead of extracted: `imagePath` holds the tree, its files' data stays in the tar. */
 export type IndexJob = {
   blobPath: string
+  /** Whether `blobPath` is what the blob decompressed to. */
+  isPlain?: boolean
   profile: Profile
   limits: UnpackLimits
   /** Digest of the blob; what the image is named by inside is made from it. */
@@ -23,6 +25,14 @@ export type IndexJob = {
   plainPath?: string
   /** `overlay` turns OCI whiteouts into what overlayfs understands. Default: `keep`. */
   whiteouts?: 'keep' | 'overlay'
+}
+
+/** A disk image to be made raw. */
+export type DiskJob = {
+  blobPath: string
+  /** In a directory of its own. */
+  diskPath: string
+  limits: Pick<UnpackLimits, 'totalBytesMax' | 'ratioMax'>
 }
 
 export type UnpackProgress = {readBytes: number; entries: number}
@@ -48,7 +58,52 @@ export type IndexResult = UnpackResult & {
   plainBytes?: number
 }
 
-export type ChildJob = {kind: 'unpack'; job: UnpackJob} | {kind: 'index'; job: IndexJob}
+export type DiskResult = {
+  /** What the blob was, behind its compression. */
+  format: 'raw' | 'qcow2' | 'vhd'
+  compression?: Exclude<ArchiveFormat, 'tar'>
+  /** What a guest sees. */
+  sizeBytes: number
+  isConfined: boolean
+  /** The blob is the raw disk itself; nothing was made. */
+  isBlob?: true
+  /** SHA-256 of the raw disk in hex; absent where the blob is that. */
+  digest?: string
+}
+
+/** A blob that is still coming, to be decompressed; the files are descriptors of the process. */
+export type DecompressJob = {
+  /** The most that the blob can have. */
+  blobBytesMax: number
+  limits: UnpackLimits
+}
+
+export type DecompressResult = {
+  format: ArchiveFormat
+  /** Of the tar, holes included, and its SHA-256. */
+  sizeBytes: number
+  digest: string
+  /** The highest ratio that the limit was compared with. */
+  ratio: number
+  isConfined: boolean
+}
+
+export type ChildJob =
+  | {kind: 'unpack'; job: UnpackJob}
+  | {kind: 'index'; job: IndexJob}
+  | {kind: 'decompress'; job: DecompressJob}
+  | {kind: 'disk'; job: DiskJob}
+
+/** A job, then, while one decompresses, how much there is of the blob. */
+export type ParentMessage = ChildJob | {kind: 'grown'; sizeBytes: number; isWhole: boolean}
+
+/** An entry takes at most so much of a tar beside its data, if its extended headers are not long. */
+const ENTRY_BYTES_MAX = 4096
+
+/** The largest file that indexing may write: a tar with all the data that is allowed. */
+export function indexFileBytesMax(limits: UnpackLimits): number {
+  return limits.totalBytesMax + limits.filesMax * ENTRY_BYTES_MAX + GiB
+}
 
 /** The name under which an index and a tar are written, until they are whole. */
 export function partPath(path: string): string {
@@ -57,7 +112,7 @@ export function partPath(path: string): string {
 
 export type ChildMessage =
   | {kind: 'progress'; progress: UnpackProgress}
-  | {kind: 'done'; result: UnpackResult | IndexResult}
+  | {kind: 'done'; result: UnpackResult | IndexResult | DecompressResult | DiskResult}
   | {kind: 'failed'; code: string; details: Record<string, unknown>}
 
 /** The error that a child reported, as it was there. */

@@ -39,6 +39,11 @@ async function litter(store: Store, storeDir: string, server: BlobServer): Promi
   put(join(storeDir, 'blobs', `${hex('a')}.tar`))
   put(join(storeDir, 'blobs', `${hex('b')}.tar.tmp`), day)
   put(join(storeDir, 'blobs', `${hex('c')}.tar.tmp`))
+  put(join(storeDir, 'blobs', `${hex('f')}.tar.raw.tmp-1a`), day)
+  put(join(storeDir, 'blobs', `${hex('f')}.tar.raw.tmp-2b`))
+  put(join(storeDir, 'blobs', `${hex('1')}.tar.raw`))
+  put(join(storeDir, 'blobs', `${hex('1')}.tar.raw.json`))
+  put(join(storeDir, 'blobs', `${hex('2')}.tar.raw.json`))
   put(join(storeDir, 'blobs', 'notes.txt'), day)
   put(join(storeDir, 'quarantine', `${hex('d')}.tar`), day)
   put(join(storeDir, 'quarantine', `${hex('e')}.tar`))
@@ -53,6 +58,9 @@ async function litter(store: Store, storeDir: string, server: BlobServer): Promi
 const expected = [
   `blob ${hex('a')}.tar`,
   `part ${hex('b')}.tar.tmp`,
+  `part ${hex('f')}.tar.raw.tmp-1a`,
+  `plain ${hex('1')}.tar.raw`,
+  `plain ${hex('2')}.tar.raw.json`,
   `quarantine ${hex('d')}.tar`,
   'mount vanished',
   'overlay vanished',
@@ -86,7 +94,7 @@ describe('cleanup', () => {
       expect(namesIn(join(storeDir, 'active'))).to.deep.equal([])
       expect(namesIn(join(storeDir, 'staging'))).to.deep.equal([])
       expect(namesIn(join(storeDir, 'blobs'))).to.deep.equal(
-        [`${digest}.tar`, `${hex('c')}.tar.tmp`, 'notes.txt'].sort(),
+        [`${digest}.tar`, `${hex('c')}.tar.tmp`, `${hex('f')}.tar.raw.tmp-2b`, 'notes.txt'].sort(),
       )
       expect((await store.maintenance.cleanup({isDryRun: false})).items).to.deep.equal([])
       expect((await store.images.status('one')).state).to.equal('STORED')

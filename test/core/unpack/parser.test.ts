@@ -74,7 +74,11 @@ const sample = archive(
   ]),
   entry({
     name: 'GNUSparseFile.1/holes',
-    body: Buffer.concat([padded('2\n0\n3\n4090\n3\n'), Buffer.from('abcdef')]),
+    body: Buffer.concat([
+      padded('2\n0\n512\n4093\n3\n'),
+      Buffer.alloc(512, 'a'),
+      Buffer.from('def'),
+    ]),
   }),
 )
 
@@ -115,13 +119,13 @@ describe('the tar parser', () => {
     const found = parse(sample).at(-1)
     expect(found?.entry).to.deep.include({
       sizeBytes: 4096,
-      storedBytes: 6,
+      storedBytes: 515,
       segments: [
-        {offset: 0, length: 3},
-        {offset: 4090, length: 3},
+        {offset: 0, length: 512},
+        {offset: 4093, length: 3},
       ],
     })
-    expect(found?.body).to.equal('abcdef')
+    expect(found?.body).to.equal(`${'a'.repeat(512)}def`)
   })
 
   it('gives the same entries however the bytes are cut', () => {

@@ -171,11 +171,13 @@ for (const [title, calls] of [
       })
       const pairs: [string, string][] = [
         ['GNU.sparse.size', String(size)],
-        ['GNU.sparse.numblocks', '2'],
+        ['GNU.sparse.numblocks', '3'],
         ['GNU.sparse.offset', '0'],
-        ['GNU.sparse.numbytes', '1'],
+        ['GNU.sparse.numbytes', '512'],
         ['GNU.sparse.offset', String(size / 2)],
         ['GNU.sparse.numbytes', '2'],
+        ['GNU.sparse.offset', String(size)],
+        ['GNU.sparse.numbytes', '0'],
       ]
       const map: [string, string][] = [
         ['GNU.sparse.size', String(size)],
@@ -193,13 +195,13 @@ for (const [title, calls] of [
         archive(
           Buffer.concat([old, padded('xyz')]),
           pax(pairs),
-          file('pairs', 'abc'),
+          file('pairs', `${'a'.repeat(512)}bc`),
           pax(map),
           file('GNUSparseFile.1/map', 'abc'),
           pax(before),
           entry({
             name: 'GNUSparseFile.1/before',
-            body: Buffer.concat([padded(`1\n${size / 4}\n3\n`), Buffer.from('abc')]),
+            body: Buffer.concat([padded(`2\n${size / 4}\n3\n${size}\n0\n`), Buffer.from('abc')]),
           }),
         ),
         (root) => {

@@ -166,15 +166,19 @@ export const rightArchives: Attack[] = [
         ['GNU.sparse.major', '1'],
         ['GNU.sparse.minor', '0'],
         ['GNU.sparse.name', 's'],
-        ['GNU.sparse.realsize', '4'],
+        ['GNU.sparse.realsize', '515'],
       ]),
       entry({
         name: 'GNUSparseFile.1/s',
-        body: Buffer.concat([padded('2\n0\n1\n3\n1\n'), Buffer.from('ab')]),
+        body: Buffer.concat([
+          padded('2\n0\n512\n514\n1\n'),
+          Buffer.alloc(512, 'a'),
+          Buffer.from('b'),
+        ]),
       }),
     ),
     expect: {all: 'ok'},
-    tree: [holds('s', 'a\0\0b')],
+    tree: [holds('s', `${'a'.repeat(512)}\0\0b`)],
   },
   {
     title: 'attributes that speak to overlayfs are not kept',

@@ -85,6 +85,11 @@ const keys = [
   ...['GNU.sparse.numbytes', 'GNU.volume.label', 'GNU.dumpdir', '__proto__', 'constructor', 'x=y'],
 ]
 
+/** Those that most entries may have, so that what comes after them is reached. */
+const calmKeys = ['path', 'linkpath', 'uid', 'gid', 'mtime', 'atime', 'comment'].concat(
+  Array.from({length: 8}, (_, index) => `SCHILY.xattr.user.${index}`),
+)
+
 /** Case number `seed`. */
 export function fuzzCase(seed: number): FuzzCase {
   const random = new Random(seed)
@@ -101,9 +106,9 @@ const makers: Record<FuzzKind, (random: Random) => Buffer> = {
     const parts: Buffer[] = []
     for (let count = 1 + random.below(2); count > 0; count--) {
       const body = paxBody(random)
-      const type = random.oneIn(8) ? 'g' : 'x'
+      const type = random.oneIn(20) ? 'g' : 'x'
       if (body.length > 0 || random.oneIn(20)) parts.push(pax(body, {type}))
-      if (random.oneIn(6)) parts.push(longName(anyName(random), random.pick(['L', 'K'])))
+      if (random.oneIn(15)) parts.push(longName(anyName(random), random.pick(['L', 'K'])))
       parts.push(headerEntry(random, 4))
     }
     return ended(random, parts)
@@ -169,11 +174,12 @@ function fittingValue(random: Random, key: string): string {
 
 function paxBody(random: Random): Buffer {
   const records: Buffer[] = []
+  const isCalm = random.oneIn(2)
   for (let count = 1 + random.below(5); count > 0; count--) {
-    const key = random.pick(keys)
-    const value = random.oneIn(6) ? random.pick(decimals) : fittingValue(random, key)
+    const key = random.pick(isCalm ? calmKeys : keys)
+    const value = random.oneIn(isCalm ? 40 : 6) ? random.pick(decimals) : fittingValue(random, key)
     const record = paxRecord(key, Buffer.from(value, 'latin1'))
-    if (!random.oneIn(10)) {
+    if (!random.oneIn(isCalm ? 100 : 10)) {
       records.push(record)
       continue
     }
@@ -182,7 +188,7 @@ function paxBody(random: Random): Buffer {
     records.push(Buffer.from(text.replace(/^[0-9]+/, length), 'latin1'))
   }
   const body = Buffer.concat(records)
-  return random.oneIn(10) ? damaged(random, body, 1 + random.below(3)) : body
+  return random.oneIn(isCalm ? 50 : 10) ? damaged(random, body, 1 + random.below(3)) : body
 }
 
 function sparseNumber(random: Random): string {
@@ -196,11 +202,12 @@ function sparseMap(random: Random): {pairs: string[]; storedBytes: number} {
   let storedBytes = 0
   for (let count = random.below(8); count > 0; count--) {
     at += random.below(3) * 100
-    const length = random.below(4) * 50
+    const length = random.oneIn(8) ? random.below(4) * 50 : random.below(3) * 512
     pairs.push(String(at), String(length))
     at += length
     storedBytes += length
   }
+  if (!random.oneIn(8)) pairs.push('10000', '0')
   if (pairs.length > 0 && random.oneIn(4)) pairs[random.below(pairs.length)] = sparseNumber(random)
   return {pairs, storedBytes}
 }
@@ -327,7 +334,7 @@ const sampleBytes = archive(
   ]),
   entry({
     name: 'GNUSparseFile.1/holes',
-    body: Buffer.concat([padded('2\n0\n3\n4090\n3\n'), Buffer.from('abcdef')]),
+    body: Buffer.concat([padded('2\n0\n512\n4093\n3\n'), Buffer.alloc(515, 'abcdef')]),
   }),
   file('big', '', {size: base256(0n, 12), magic: 'gnu'}),
 )

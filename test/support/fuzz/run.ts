@@ -30,6 +30,8 @@ export type FuzzReport = {
   counts: Record<string, number>
   failures: {seed: number; text: string}[]
   peakRssBytes: number
+  /** The case that took the most time of its thread, not of the processes that unpack; 0 ms after very few cases. */
+  slowest: {seed: number; cpuMs: number}
 }
 
 /** Five seconds of work on one case, or a minute of waiting: a busy machine is not a hang. */
@@ -39,11 +41,18 @@ const HANG_WALL_MS = 60_000
 const HEAP_MIB_MAX = 256
 
 type Message =
-  {kind: 'failed'; seed: number; text: string} | {kind: 'ended'; counts: Record<string, number>}
+  | {kind: 'failed'; seed: number; text: string}
+  | {kind: 'ended'; counts: Record<string, number>; slowest: FuzzReport['slowest']}
 
 /** Fuzzes until the cases or the time are used up, or a case fails in every thread. The umask is 0 meanwhile. */
 export async function runFuzz(options: FuzzOptions): Promise<FuzzReport> {
-  const report: FuzzReport = {done: 0, counts: {}, failures: [], peakRssBytes: 0}
+  const report: FuzzReport = {
+    done: 0,
+    counts: {},
+    failures: [],
+    peakRssBytes: 0,
+    slowest: {seed: options.seed, cpuMs: 0},
+  }
   const watched: SharedArrayBuffer[] = []
   const umask = process.umask(0)
   const look = setInterval(() => {
@@ -120,6 +129,7 @@ function runThread(job: FuzzJob, threads: number, report: FuzzReport): Promise<v
         for (const [what, count] of Object.entries(message.counts)) {
           report.counts[what] = (report.counts[what] ?? 0) + count
         }
+        if (message.slowest.cpuMs > report.slowest.cpuMs) report.slowest = message.slowest
       }
     })
     // Out of memory comes here too.

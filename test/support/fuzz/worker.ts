@@ -11,12 +11,21 @@ import {checkInProcess} from './check.ts'
 import {checkExtraction, type ExtractWay} from './extract-case.ts'
 import type {FuzzJob} from './run.ts'
 
+const WARM_CASES = 1000
+
 const job = workerData as FuzzJob
 const shared = new BigInt64Array(job.shared)
 const counts: Record<string, number> = {}
+const slowest = {seed: job.seed, cpuMs: 0}
 
 function count(what: string): void {
   counts[what] = (counts[what] ?? 0) + 1
+}
+
+/** Of this thread: a busy machine makes no case slow. */
+function threadCpuMs(): number {
+  const {user, system} = process.threadCpuUsage()
+  return (user + system) / 1000
 }
 
 async function attempt(seed: number, dir: string): Promise<void> {
@@ -32,6 +41,7 @@ try {
   for (let done = 0; done < job.cases; done++) {
     const seed = job.seed + done * job.stride
     Atomics.store(shared, 0, BigInt(seed))
+    const startedMs = threadCpuMs()
     try {
       await attempt(seed, dir)
     } catch (error) {
@@ -41,9 +51,12 @@ try {
       break
     }
     Atomics.store(shared, 1, BigInt(done + 1))
+    const cpuMs = threadCpuMs() - startedMs
+    // The first cases also compile the program.
+    if (done >= WARM_CASES && cpuMs > slowest.cpuMs) Object.assign(slowest, {seed, cpuMs})
     if (done % 1000 === 0 && Date.now() > job.untilMs) break
   }
 } finally {
   rmSync(dir, {recursive: true, force: true})
 }
-parentPort?.postMessage({kind: 'ended', counts})
+parentPort?.postMessage({kind: 'ended', counts, slowest})

@@ -21,7 +21,11 @@ export function normalName(name: string, options: {allowAbsolute: boolean}): Nor
   if (wasAbsolute && !options.allowAbsolute) {
     return {isSafe: false, rule: 'has an absolute name', reason: 'absolute'}
   }
-  if (isNormal(name)) return {isSafe: true, path: name, wasAbsolute: false}
+  // Most names are paths as they stand, or behind `./`, which is how tar writes what it was given as `.`.
+  if (isNormal(name, 0)) return {isSafe: true, path: name, wasAbsolute: false}
+  if (name.startsWith('./') && isNormal(name, 2)) {
+    return {isSafe: true, path: name.slice(2), wasAbsolute: false}
+  }
   const parts: string[] = []
   for (const part of name.split('/')) {
     if (part === '' || part === '.') continue
@@ -34,10 +38,10 @@ export function normalName(name: string, options: {allowAbsolute: boolean}): Nor
   return {isSafe: true, path: parts.join('/'), wasAbsolute}
 }
 
-/** Whether a name is a path as it stands, told in one pass: most names are. */
-function isNormal(name: string): boolean {
-  let componentStart = 0
-  for (let at = 0; at <= name.length; at++) {
+/** Whether a name is a path as it stands from `start` on, told in one pass. */
+function isNormal(name: string, start: number): boolean {
+  let componentStart = start
+  for (let at = start; at <= name.length; at++) {
     if (at < name.length && name.charCodeAt(at) !== 0x2f) continue
     const length = at - componentStart
     if (length === 0 || length > archiveBounds.componentBytesMax) return false

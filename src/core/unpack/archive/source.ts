@@ -12,7 +12,18 @@ import {KiB, MiB} from '../../limits.ts'
 import type {ArchiveFormat} from './format.ts'
 import {ZstdFrames} from './zstd-frames.ts'
 
-export type Blob = {fd: number; path: string; sizeBytes: number}
+export type Blob = {
+  fd: number
+  path: string
+  sizeBytes: number
+  /** Of a blob that is still coming; for gzip and zstd. */
+  growth?: {
+    /** Resolves with how many bytes there are when they are more than `position`, or when no more will come. */
+    reach(position: number): Promise<number>
+    /** Nobody wants more: `reach` does not wait any longer. */
+    stop(): void
+  }
+}
 
 /** Takes each chunk; `readBytes` is how much of the blob it took to get there. The chunk may be reused afterwards. */
 export type Consume = (chunk: Buffer, readBytes: number) => void
@@ -77,6 +88,13 @@ export function readFully(blob: Blob, buffer: Buffer, position: number): number 
   return count
 }
 
+/** As readFully, but waits at the end of a blob that grows. */
+async function readNext(blob: Blob, buffer: Buffer, position: number): Promise<number> {
+  if (!blob.growth) return readFully(blob, buffer, position)
+  const left = Math.max(0, (await blob.growth.reach(position)) - position)
+  return readFully(blob, buffer.subarray(0, left), position)
+}
+
 async function readPlain(blob: Blob, consume: Consume, skip?: Skip): Promise<void> {
   const buffer = Buffer.allocUnsafeSlow(skip ? SKIPPING_CHUNK_BYTES : PLAIN_CHUNK_BYTES)
   let position = 0
@@ -104,7 +122,7 @@ async function readGzip(blob: Blob, consume: Consume): Promise<void> {
   // Gunzip stops at a zero byte after a member, as tapes are padded; anything else there is not ours to skip.
   const rest = Buffer.alloc(64 * KiB)
   for (let position = stream.bytesWritten; ;) {
-    const count = readFully(blob, rest, position)
+    const count = await readNext(blob, rest, position)
     if (count === 0) return
     for (let at = 0; at < count; at++) {
       if (rest[at] !== 0) {
@@ -169,6 +187,7 @@ async function decompress(
     throw error
   } finally {
     stream.destroy()
+    if (!stream.readableEnded) blob.growth?.stop()
     await feeding
   }
 }
@@ -194,7 +213,9 @@ async function feed(
       if (stream.destroyed || stream.readableEnded) return
       buffer = free.pop()
     }
-    const count = readFully(blob, buffer, position)
+    const count = blob.growth
+      ? await readNext(blob, buffer, position)
+      : readFully(blob, buffer, position)
     if (count === 0) break
     position += count
     const pieces = cut(buffer.subarray(0, count))

@@ -9,7 +9,8 @@ export const HEADER_SEGMENTS = 4
 export const EXTENSION_SEGMENTS = 21
 
 /**
- * Checks that segments ascend without overlap, stay inside the file and hold exactly the stored bytes.
+ * Checks that segments ascend without overlap, stay inside the file and hold exactly the stored bytes; and that GNU tar,
+ * which looks for each piece in blocks of its own and ends the file where the map ends, reads them as all others do.
  *
  * Errors: bad_archive.
  */
@@ -22,6 +23,12 @@ export function checkSegments(
   let end = 0
   let total = 0
   for (const segment of segments) {
+    if (segment.length > 0 && total % BLOCK_BYTES !== 0) {
+      throw fail('bad_archive', {
+        offset,
+        reason: 'its sparse map goes on inside a block of its data, which parsers read differently',
+      })
+    }
     const next = segment.offset + segment.length
     if (segment.offset < end || !Number.isSafeInteger(next) || next > sizeBytes) {
       throw fail('bad_archive', {
@@ -31,6 +38,12 @@ export function checkSegments(
     }
     end = next
     total += segment.length
+  }
+  if (end !== sizeBytes) {
+    throw fail('bad_archive', {
+      offset,
+      reason: `its sparse map ends at ${end} of ${sizeBytes} bytes, where some parsers end the file`,
+    })
   }
   if (total !== storedBytes) {
     throw fail('bad_archive', {

@@ -9,16 +9,12 @@ export function sortNames(tree: ErofsTree, directory: number): Uint32Array {
   // Archives list directories mostly in some order; the newest comes first here.
   let index = count
   for (const name of tree.children(directory)) names[--index] = name
-  const texts = Array.from(names, (name) => tree.nameText(name))
-  // Characters are bytes, so the order of strings is that of bytes.
-  let isSorted = true
-  for (let at = 1; at < count && isSorted; at++) {
-    isSorted = (texts[at - 1] ?? '') < (texts[at] ?? '')
+  for (let at = 1; at < count; at++) {
+    if (tree.compareNames(names[at - 1] ?? 0, names[at] ?? 0) > 0) {
+      return names.sort((one, other) => tree.compareNames(one, other))
+    }
   }
-  if (isSorted) return names
-  const places = Array.from(names, (_, at) => at)
-  places.sort((a, b) => ((texts[a] ?? '') < (texts[b] ?? '') ? -1 : 1))
-  return Uint32Array.from(places, (at) => names[at] ?? 0)
+  return names
 }
 
 /** Where `.` and `..` go among sorted names: both before, between or after others, as their bytes say. */
@@ -67,11 +63,7 @@ export function* directoryBlocks(
     let nameAt = block.length * DIRENT_BYTES
     for (const [index, {name, length}] of block.entries()) {
       const inode =
-        name === '.'
-          ? directory
-          : name === '..'
-            ? (tree.inodes.parent[directory] ?? 0)
-            : tree.inodeOf(name)
+        name === '.' ? directory : name === '..' ? tree.parentOf(directory) : tree.inodeOf(name)
       const at = index * DIRENT_BYTES
       put64(buffer, numbers[inode] ?? 0, at)
       buffer.writeUInt16LE(nameAt, at + 8)

@@ -4,7 +4,6 @@ import {closeSync, constants, fsyncSync, openSync, renameSync, rmSync, writeSync
 import {dirname} from 'node:path'
 import {assert} from '../../assert.ts'
 import {fail, fromSystemError, ImgstoreError} from '../../errors.ts'
-import {GiB, type UnpackLimits} from '../../limits.ts'
 import type {ArchiveFormat} from '../archive/format.ts'
 import {ArchiveParser} from '../archive/parser.ts'
 import {linkRules, Policy} from '../archive/policy.ts'
@@ -21,14 +20,6 @@ export type IndexOptions = {
   onProgress?: (progress: UnpackProgress) => void
   /** As for extraction, with the directories of the two files. */
   confine?: (needs: {rootFd: number; otherFds: readonly number[]; canExecute: boolean}) => boolean
-}
-
-/** An entry takes at most so much of a tar beside its data, if its extended headers are not long. */
-const ENTRY_BYTES_MAX = 4096
-
-/** The largest file that indexing may write: a tar with all the data that is allowed. */
-export function indexFileBytesMax(limits: UnpackLimits): number {
-  return limits.totalBytesMax + limits.filesMax * ENTRY_BYTES_MAX + GiB
 }
 
 /** A file that gets its name when it is whole. */
@@ -48,7 +39,8 @@ export async function indexArchive(
   const blob = openBlob(job.blobPath)
   const files: NewFile[] = []
   try {
-    const format = tellFormat(blob)
+    // A plain tar may begin with a name that looks like something compressed.
+    const format = job.isPlain === true ? 'tar' : tellFormat(blob)
     const image = create(job.imagePath, files)
     const plain = format === 'tar' ? undefined : create(plainPathOf(job), files)
     const result = await indexInto(job, options, {blob, format, image, plain})

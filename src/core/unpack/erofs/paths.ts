@@ -76,7 +76,7 @@ export class Paths {
   /** The path of a name, without links. */
   pathOf(directory: number, base: string): string {
     const parts = [base]
-    for (let at = directory; at !== ROOT; at = this.tree.inodes.parent[at] ?? ROOT) {
+    for (let at = directory; at !== ROOT; at = this.tree.parentOf(at)) {
       parts.push(this.tree.nameText(this.tree.inodes.name[at] ?? NONE))
     }
     return parts.reverse().join('/')
@@ -95,7 +95,7 @@ export class Paths {
   }
 
   private parentOf(directory: number, refuse: Refuse): number {
-    if (directory !== ROOT) return this.tree.inodes.parent[directory] ?? ROOT
+    if (directory !== ROOT) return this.tree.parentOf(directory)
     // The root is its own parent, as for a process inside it.
     if (this.linkRule === 'in-root') return ROOT
     throw refuse(LEAVES_TREE)
@@ -138,7 +138,7 @@ export class Paths {
     }
     let depth = 1
     let bytes = part.length
-    for (let at = parent; at !== ROOT; at = this.tree.inodes.parent[at] ?? ROOT) depth++
+    for (let at = parent; at !== ROOT; at = this.tree.parentOf(at)) depth++
     if (depth > this.depthMax) {
       throw refuse(`is more than ${this.depthMax} directories deep`, '--max-depth')
     }

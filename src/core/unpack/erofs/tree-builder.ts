@@ -80,7 +80,7 @@ export class TreeBuilder {
     this.make(member, position)
   }
 
-  /** Looks at links again, now that all are there: they may combine to lead out (CVE-2026-26960). */
+  /** Looks at links again, now that all are there: they may combine to lead out (CVE-2026-26960). Nothing is added after. */
   seal(): void {
     for (const {directory, base, offset} of this.links) {
       const path = this.paths.pathOf(directory, base)
@@ -94,6 +94,7 @@ export class TreeBuilder {
         if (error !== harmless) throw error
       }
     }
+    this.tree.close()
   }
 
   private make(member: Member, position: number): void {

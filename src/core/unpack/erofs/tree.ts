@@ -40,8 +40,7 @@ function makeInodes(rows: number) {
     value: new Float64Array(rows),
     /** A file's device, counted from 1; 0 while it has no data. */
     device: new Uint16Array(rows),
-    /** A directory's parent, and its name there. */
-    parent: new Uint32Array(rows),
+    /** A directory's name. */
     name: new Uint32Array(rows),
   }
 }
@@ -128,8 +127,19 @@ export class ErofsTree {
     return this.names.inode[name] ?? 0
   }
 
+  /** The directory that a directory is in; the root is in itself. */
+  parentOf(directory: number): number {
+    return this.names.directory[this.inodes.name[directory] ?? NONE] ?? ROOT
+  }
+
   nameText(name: number): string {
     return this.texts.get(this.names.at[name] ?? 0, this.names.length[name] ?? 0)
+  }
+
+  /** The order of two names by their bytes, as a sort wants it. */
+  compareNames(one: number, other: number): number {
+    const {at, length} = this.names
+    return this.texts.compare(at[one] ?? 0, length[one] ?? 0, at[other] ?? 0, length[other] ?? 0)
   }
 
   childCount(directory: number): number {
@@ -181,6 +191,12 @@ export class ErofsTree {
     this.inodes.size[directory] = (this.inodes.size[directory] ?? 0) - 1
   }
 
+  /** Ends the making: names can be neither found nor added any more, and the memory for that is given back. */
+  close(): void {
+    this.slots.buffer.transfer(0)
+    this.slots = new Uint32Array(0)
+  }
+
   private makeName(directory: number, text: string): number {
     const name = this.nameCount++
     if (name >= this.names.length.length) {
@@ -201,7 +217,6 @@ export class ErofsTree {
     names.inode[name] = inode
     if (this.isDirectory(inode)) {
       inodes.links[inode] = 2
-      inodes.parent[inode] = directory
       inodes.name[inode] = name
       inodes.links[directory] = (inodes.links[directory] ?? 0) + 1
     } else {
@@ -224,6 +239,7 @@ export class ErofsTree {
   /** Where a name is, or would be. */
   private slotOf(directory: number, text: string): number {
     const {names, slots, texts} = this
+    assert(slots.length > 0, 'a closed tree is only read')
     const mask = slots.length - 1
     let hash = firstHash(directory)
     for (let at = 0; at < text.length; at++) {
@@ -238,7 +254,10 @@ export class ErofsTree {
   }
 
   private rehash(): void {
-    const slots = new Uint32Array(2 * this.slots.length)
+    const slotCount = 2 * this.slots.length
+    // Made anew from the names; the old ones need not stand in memory meanwhile.
+    this.slots.buffer.transfer(0)
+    const slots = new Uint32Array(slotCount)
     const mask = slots.length - 1
     const {names, texts} = this
     for (let name = 1; name < this.nameCount; name++) {

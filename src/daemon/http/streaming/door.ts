@@ -1,6 +1,6 @@
 /**
  * The door of the streaming surface: takes a request, finds its route by the raw path, and hands it to the endpoint.
- * Plain node:http underneath, as the answers are promised to the byte (docs/adr/0011).
+ * Plain node:http underneath, as the answers are promised to the byte (docs/adr/0012).
  */
 import type {IncomingMessage, ServerResponse} from 'node:http'
 import type {Logger} from '../../../core/log.ts'

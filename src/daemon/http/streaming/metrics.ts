@@ -236,7 +236,8 @@ function ownGauges(
   const delay = new Gauge({
     name: 'imgstore_serve_event_loop_delay_seconds',
     help: 'How late the event loop was since the last scrape.',
-    labelNames: ['quantile'],
+    // "quantile" belongs to summaries.
+    labelNames: ['percentile'],
     registers,
   })
   new Gauge({
@@ -258,9 +259,9 @@ function ownGauges(
     openFiles.set(now.openFiles)
     problems.set(now.catalogProblems)
     lost.set(now.logLinesLost)
-    for (const quantile of [0.5, 0.99])
-      delay.set({quantile: String(quantile)}, loopDelay.percentile(quantile * 100) / 1e9)
-    delay.set({quantile: '1'}, loopDelay.count === 0 ? 0 : loopDelay.max / 1e9)
+    for (const percentile of [50, 99])
+      delay.set({percentile: String(percentile)}, loopDelay.percentile(percentile) / 1e9)
+    delay.set({percentile: '100'}, loopDelay.count === 0 ? 0 : loopDelay.max / 1e9)
     loopDelay.reset()
     return await registry.metrics()
   }

@@ -1,0 +1,62 @@
+/** Locks that end with their process (flock(2)), and changing places of two names in one act (renameat2(2)). */
+import {systemCode} from '../errors.ts'
+import {libc, systemError} from './libc.ts'
+
+const LOCK_EX = 2
+const LOCK_NB = 4
+const AT_FDCWD = -100
+const RENAME_EXCHANGE = 2
+const EINTR = 4
+
+type Calls = {
+  flock: (fd: number, operation: number) => number
+  renameat2: (fromFd: number, from: string, toFd: number, to: string, flags: number) => number
+  errno: () => number
+}
+
+let bound: Calls | undefined
+
+function calls(): Calls {
+  if (bound !== undefined) return bound
+  const {koffi, lib} = libc()
+  bound = {
+    flock: lib.func('flock', 'int', ['int', 'int']) as Calls['flock'],
+    renameat2: lib.func('renameat2', 'int', [
+      'int',
+      'str',
+      'int',
+      'str',
+      'uint32_t',
+    ]) as Calls['renameat2'],
+    errno: () => koffi.errno(),
+  }
+  return bound
+}
+
+/**
+ * Takes the lock of an open file, without waiting; false when another descriptor has it. It ends when the descriptor
+ * is closed, however the process ends.
+ *
+ * Errors: a system error; host_lacks when koffi cannot load.
+ */
+export function tryLock(fd: number): boolean {
+  for (;;) {
+    if (calls().flock(fd, LOCK_EX | LOCK_NB) === 0) return true
+    const errno = calls().errno()
+    if (errno === EINTR) continue
+    const error = systemError('flock', errno)
+    if (systemCode(error) === 'EWOULDBLOCK' || systemCode(error) === 'EAGAIN') return false
+    throw error
+  }
+}
+
+/**
+ * Makes two names of one file system change places in one act.
+ *
+ * Errors: a system error (EINVAL where the file system cannot, ENOENT when one is not there); host_lacks when koffi
+ * cannot load.
+ */
+export function exchangeNames(first: string, second: string): void {
+  if (calls().renameat2(AT_FDCWD, first, AT_FDCWD, second, RENAME_EXCHANGE) === 0) return
+  throw systemError('renameat2', calls().errno(), first)
+}
