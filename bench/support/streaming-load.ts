@@ -79,6 +79,8 @@ export type SecureProtocol = 'https' | 'h2'
 /** Runs h2load, always with the same range; h2 uses one connection's streams as other clients use connections. */
 export function loadSecurely(dir: string, peer: Peer, q: Question, protocol: SecureProtocol): Load {
   const log = join(dir, 'h2load.log')
+  // It knows whole seconds only.
+  const seconds = Math.ceil(q.seconds)
   const before = cpuSeconds(peer)
   const concurrency =
     protocol === 'h2'
@@ -91,7 +93,7 @@ export function loadSecurely(dir: string, peer: Peer, q: Question, protocol: Sec
     [
       ...concurrency,
       ...window,
-      ...['-t', '1', '-D', String(q.seconds), `--log-file=${log}`],
+      ...['-t', '1', '-D', String(seconds), `--log-file=${log}`],
       ...['-H', `Range: bytes=0-${q.length - 1}`, `https://127.0.0.1:${peer.port}${q.path}`],
     ],
     {encoding: 'utf8'},
@@ -106,7 +108,7 @@ export function loadSecurely(dir: string, peer: Peer, q: Question, protocol: Sec
   const times = rows.map(([, , us = 0]) => us).sort((a, b) => a - b)
   const at = (part: number): number => times[Math.floor(part * (times.length - 1))] ?? 0
   return {
-    seconds: q.seconds,
+    seconds,
     requests: rows.length,
     bytes: rows.length * q.length,
     cpuSeconds: cpu,

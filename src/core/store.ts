@@ -55,7 +55,14 @@ export type {
   SettleOptions,
 } from './images/images.ts'
 export type {Runs} from './images/history.ts'
-export {hasSocketCalls, send, sendfile, WOULD_BLOCK} from './syscalls/sendfile.ts'
+export {
+  hasSocketCalls,
+  isInMemory,
+  readAhead,
+  send,
+  sendfile,
+  WOULD_BLOCK,
+} from './syscalls/sendfile.ts'
 export type {WorkOptions} from './images/work.ts'
 // Serving a plain directory needs no store, so this one service opens by itself.
 export {openStreams, type StreamsOptions} from './streams/streams.ts'

@@ -1,6 +1,7 @@
 /**
- * The two system calls of a sender that leaves file content in the kernel: send(2), which can say that more follows,
- * and sendfile(2). Both work on the descriptor of a socket that is not blocking, as Node's are.
+ * The system calls of a sender that leaves file content in the kernel: send(2), which can say that more follows, and
+ * sendfile(2), both on the descriptor of a socket that is not blocking, as Node's are; and the two that keep it from
+ * waiting for a disk.
  *
  * The danger: a descriptor's number is given anew as soon as its socket is closed, so a number that was kept over a turn
  * of the event loop can be another client's socket. Ask the socket's handle for it before every call.
@@ -16,12 +17,17 @@ const EFAULT = 14
 const MSG_DONTWAIT = 0x40
 const MSG_NOSIGNAL = 0x4000
 const MSG_MORE = 0x8000
+const POSIX_FADV_WILLNEED = 3
+const RWF_NOWAIT = 8
 
 type Call = (...args: readonly number[]) => number
 
 type Calls = {
   send: Call
   sendfile: Call
+  fadvise: Call
+  /** Not in every C library. */
+  preadv2: Call | undefined
   address: (buffer: Buffer) => number
   errno: () => number
 }
@@ -36,10 +42,20 @@ function calls(): Calls {
     send: call('send', 'int64_t', ['int', 'uintptr_t', 'size_t', 'int']),
     // off_t has 64 bits on every machine that Node 24 runs on under Linux.
     sendfile: call('sendfile', 'int64_t', ['int', 'int', 'uintptr_t', 'size_t']),
+    fadvise: call('posix_fadvise', 'int', ['int', 'int64_t', 'int64_t', 'int']),
+    preadv2: maybe(() => call('preadv2', 'int64_t', ['int', 'uintptr_t', 'int', 'int64_t', 'int'])),
     address: (buffer) => Number(koffi.address(buffer)),
     errno: () => koffi.errno(),
   }
   return bound
+}
+
+function maybe<T>(find: () => T): T | undefined {
+  try {
+    return find()
+  } catch {
+    return undefined
+  }
 }
 
 /** Whether this host can make these calls at all. */
@@ -117,4 +133,33 @@ export function sendfile(socketFd: number, fileFd: number, offset: number, lengt
     const taken = outcome(calls().sendfile(socketFd, fileFd, address, length), 'sendfile')
     if (taken !== undefined) return taken
   }
+}
+
+// struct iovec[1] of one byte, and the byte: what is read there is of no interest.
+let probe: {iovec: Buffer; address: number} | undefined
+
+function newProbe(): {iovec: Buffer; address: number} {
+  const iovec = Buffer.alloc(24)
+  const address = calls().address(iovec)
+  iovec.writeBigUInt64LE(BigInt(address + 16), 0)
+  iovec.writeBigUInt64LE(1n, 8)
+  return {iovec, address}
+}
+
+/**
+ * Whether a byte of a file is in memory, so that reading around it waits for no disk (preadv2(2), RWF_NOWAIT). True too
+ * where the file system or the C library cannot tell.
+ *
+ * Errors: host_lacks when koffi cannot load.
+ */
+export function isInMemory(fileFd: number, offset: number): boolean {
+  const {preadv2, errno} = calls()
+  if (!preadv2) return true
+  probe ??= newProbe()
+  return preadv2(fileFd, probe.address, 1, offset, RWF_NOWAIT) >= 0 || errno() !== EAGAIN
+}
+
+/** Asks the kernel to bring a part of a file into memory meanwhile (posix_fadvise(2)); a hint, so it cannot fail. */
+export function readAhead(fileFd: number, offset: number, length: number): void {
+  calls().fadvise(fileFd, offset, length, POSIX_FADV_WILLNEED)
 }

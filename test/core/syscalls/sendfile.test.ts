@@ -4,7 +4,14 @@ import {connect, createServer, type AddressInfo, type Socket} from 'node:net'
 import {join} from 'node:path'
 import {expect} from 'chai'
 import {systemCode} from '../../../src/core/errors.ts'
-import {hasSocketCalls, send, sendfile, WOULD_BLOCK} from '../../../src/core/syscalls/sendfile.ts'
+import {
+  hasSocketCalls,
+  isInMemory,
+  readAhead,
+  send,
+  sendfile,
+  WOULD_BLOCK,
+} from '../../../src/core/syscalls/sendfile.ts'
 import {withTempDir} from '../../support/temp-dir.ts'
 
 const farOffset = 6 * 2 ** 30 + 1
@@ -90,6 +97,18 @@ describe('system calls on sockets', () => {
       expect(total).to.be.greaterThan(0)
       expect(send(socketFd, Buffer.alloc(10), 0, 10, false)).to.equal(WOULD_BLOCK)
       expect((await take(far, total)).length).to.equal(total)
+    }))
+
+  it('tell that what was just written is in memory, and ask for what is not', () =>
+    withConnection(({fileFd}) => {
+      expect(isInMemory(fileFd, 0)).to.equal(true)
+      expect(isInMemory(fileFd, farOffset + 4)).to.equal(true)
+      // Behind the end there is nothing to wait for; of no file nothing is known.
+      expect(isInMemory(fileFd, farOffset + 5)).to.equal(true)
+      expect(isInMemory(-1, 0)).to.equal(true)
+      readAhead(fileFd, 0, 4096)
+      readAhead(-1, 0, 4096)
+      return Promise.resolve()
     }))
 
   it('name what is wrong', () =>

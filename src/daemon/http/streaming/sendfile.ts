@@ -12,23 +12,36 @@
  *   truncated and written anew keeps its old pages; one that is overwritten in place can change under bytes that a slow
  *   client has not fetched yet. That is so for every server that uses sendfile(2). Bytes that are still to be sent are
  *   guarded as the contract asks: the last of them are read, then the file is looked at, then they go out.
+ * - sendfile(2) waits for the disk, and every other client with it. So pages that are not in memory are asked for, and
+ *   looked for again a little later; a disk that takes long is waited for in small pieces.
  */
 import {readSync} from 'node:fs'
 import type {ServerResponse} from 'node:http'
 import type {Socket} from 'node:net'
 import {systemCode} from '../../../core/errors.ts'
-import {hasSocketCalls, send, sendfile, WOULD_BLOCK} from '../../../core/store.ts'
+import {
+  hasSocketCalls,
+  isInMemory,
+  readAhead,
+  send,
+  sendfile,
+  WOULD_BLOCK,
+} from '../../../core/store.ts'
 import {giveBuffer, smallBytes, takeBuffer} from './buffers.ts'
 import {headText} from './head-text.ts'
 import type {OpenFastSender, SendJob} from './sender.ts'
 
 /** Bodies up to this size are copied: up to here it costs no more than sendfile(2) (bench/streaming). */
-const copiedBytesMax = 16 * 1024
+const copiedBytesMax = 32 * 1024
 /**
  * What one turn of the event loop sends on one connection at most. A connection that is kept full is sent on by what its
  * client acknowledges, at no cost here: with 512 KiB, 8 MiB took twice the processor time (bench/streaming).
  */
 const sliceBytes = 2 * 1024 * 1024
+/** What is waited for when the disk is slow, and how long it is given before. */
+const coldSliceBytes = 128 * 1024
+const coldWaitMs = 2
+const coldWaitsMax = 50
 /** The end of a large body, which is read before the file is looked at for the last time. */
 const tailBytes = 4 * 1024
 /** node:http takes no head of more than this from us either: the longest that the door makes is about 2 KiB. */
@@ -188,6 +201,8 @@ class Delivery {
   #position: number
   /** Whether the file system cannot do sendfile(2). */
   #mustCopy = false
+  /** How often it has looked for the same pages in vain. */
+  #coldWaits = 0
   /** Whether it holds a buffer until its client has room. */
   #isWaiting = false
 
@@ -222,7 +237,11 @@ class Delivery {
       this.#sendTail()
       return
     }
-    const asked = Math.min(sliceBytes, left)
+    const asked = this.#bytesInMemory(Math.min(sliceBytes, left))
+    if (asked === 0) {
+      setTimeout(this.#nextStep, coldWaitMs)
+      return
+    }
     const taken = this.#mustCopy ? WOULD_BLOCK : this.#sendfile(fd, asked)
     if (taken === 0 || !job.file.isUnchanged()) {
       job.response.destroy()
@@ -236,6 +255,19 @@ class Delivery {
     if (taken < asked) this.#copy()
     else if (taken < left) this.#yield()
     else this.#sendTail()
+  }
+
+  /** How much of the next `length` bytes to send now: nothing while they are on their way from the disk. */
+  #bytesInMemory(length: number): number {
+    const {fd} = this.#job.file
+    if (isInMemory(fd, this.#position + length - 1) && isInMemory(fd, this.#position)) {
+      this.#coldWaits = 0
+      return length
+    }
+    if (this.#coldWaits === 0) readAhead(fd, this.#position, length)
+    if (++this.#coldWaits <= coldWaitsMax) return 0
+    this.#coldWaits = 0
+    return Math.min(length, coldSliceBytes)
   }
 
   #sendfile(fd: number, length: number): number {
@@ -311,6 +343,8 @@ class Delivery {
    * turn, and a quick client would then keep every other one waiting for as long as it reads.
    */
   #yield(): void {
-    setImmediate(() => guarded(this.#job.response, () => this.#step()))
+    setImmediate(this.#nextStep)
   }
+
+  readonly #nextStep = (): void => guarded(this.#job.response, () => this.#step())
 }

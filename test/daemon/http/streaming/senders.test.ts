@@ -1,3 +1,4 @@
+import {execFileSync} from 'node:child_process'
 import {randomBytes} from 'node:crypto'
 import {once} from 'node:events'
 import {closeSync, ftruncateSync, openSync, truncateSync, utimesSync, writeSync} from 'node:fs'
@@ -90,6 +91,25 @@ for (const [name, sender] of Object.entries(senders)) {
           client.ask([farOffset + 5, farOffset + 4 + length])
           const {body} = await client.answer()
           expect(body.equals(content.subarray(5, 5 + length))).to.equal(true)
+        }
+        client.socket.destroy()
+      }))
+
+    it('sends what is not in memory any more', () =>
+      withServer(async (server, path) => {
+        // Writes everything to the disk and lets go of it, where there is a disk below.
+        execFileSync('dd', [`of=${path}`, 'oflag=nocache', 'conv=notrunc,fdatasync', 'count=0'], {
+          stdio: 'ignore',
+        })
+        const client = await RawClient.open(server.port)
+        for (const [start, end] of [
+          [12 * MiB, 12 * MiB + 99],
+          [3, 20 * MiB],
+          [21 * MiB, 21 * MiB + 70 * KiB],
+        ] as const) {
+          client.ask([start, end])
+          const {body} = await client.answer()
+          expect(body.equals(content.subarray(start, end + 1)), `${start}-${end}`).to.equal(true)
         }
         client.socket.destroy()
       }))
