@@ -61,7 +61,8 @@ export async function load(program: string, peer: Peer, q: Question): Promise<Lo
   })
   let text = ''
   child.stdout.on('data', (data: Buffer) => (text += data.toString()))
-  const [status] = (await once(child, 'close')) as [number]
+  const [status, signal] = (await once(child, 'close')) as [number | null, string | null]
+  if (signal !== null) throw new Error(`the client was ended by ${signal}`)
   if (status !== 0) throw new Error(`${peer.name} gave wrong answers for ${q.path}: ${text}`)
   const found = JSON.parse(text) as Record<string, number>
   return {
