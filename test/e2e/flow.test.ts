@@ -6,6 +6,7 @@ import {expect} from 'chai'
 import {useServers, type BlobServer} from '../support/blob-server.ts'
 import {makeBusyboxImage} from '../support/busybox-image.ts'
 import {withDisks} from '../support/disk-examples.ts'
+import {rawDisk, sha256Of} from '../support/disk-image.ts'
 import {makeImage, readTree, type Image} from '../support/image-maker.ts'
 import {program, until, useScenes, type Ran, type Running, type Scene} from '../support/program.ts'
 import {missing, requires} from '../support/requires.ts'
@@ -167,7 +168,9 @@ describe('every command', function () {
       'disk:list': ['disk', 'list'],
       'disk:verify': ['disk', 'verify', './images/chunked/debian/r3'],
     }
-    expect(Object.keys(commands).sort()).to.deep.equal(Object.keys(manifest.commands).sort())
+    // What `serve` says is its log and its answers.
+    const all = Object.keys(manifest.commands).filter((id) => id !== 'serve')
+    expect(Object.keys(commands).sort()).to.deep.equal(all.sort())
     await withDisks(scene, () => Promise.resolve())
     for (const [id, args] of Object.entries(commands)) {
       const end = args.includes('--') ? args.indexOf('--') : args.length
@@ -191,7 +194,8 @@ describe('every command', function () {
           })
           continue
         }
-        await expectExample(await withTiny(newScene(), await newServer(), command), command)
+        if (id === 'serve') await expectServes(withPrograms(newScene()), command)
+        else await expectExample(await withTiny(newScene(), await newServer(), command), command)
       }
     })
   }
@@ -244,7 +248,7 @@ type Tiny = {scene: Scene; server: BlobServer; image: Image; url: string; run: s
 
 /** A store with the image `debian`, in the state that a command needs. */
 async function withTiny(scene: Scene, server: BlobServer, command = ''): Promise<Tiny> {
-  const tiny = makeBusyboxImage()
+  const tiny = command.includes('--kind disk') ? diskImage() : makeBusyboxImage()
   const url = server.put('/debian.tar', tiny.bytes)
   const fetch = ['fetch', 'debian', url, tiny.digest, '--wait']
   if (command.includes('retry')) await failFirst(scene, server, fetch, command)
@@ -253,6 +257,34 @@ async function withTiny(scene: Scene, server: BlobServer, command = ''): Promise
   const {runs} = await scene.json<{runs: {id: string}[]}>(['runs', 'list'])
   const run = runs[0]?.id ?? ''
   return {scene: withPrograms(scene), server, image: {...tiny, tree: new Map()}, url, run}
+}
+
+function diskImage(): Pick<Image, 'bytes' | 'digest'> {
+  const bytes = rawDisk()
+  return {bytes, digest: sha256Of(bytes)}
+}
+
+/** Runs an example of `serve` at a free port, with the files that it names, until it says that it listens. */
+async function expectServes(scene: Scene, example: string): Promise<void> {
+  const command = example
+    .replace('/srv/images', './images')
+    .replace(/--listen-addr \S+/, '--listen-addr 127.0.0.1:0')
+  scene.env['IMGSTORE_LISTEN_ADDR'] = '127.0.0.1:0'
+  for (const name of ['secret', 'tokens'])
+    writeFileSync(join(scene.dir, name), `${name.repeat(8)}\n`, {mode: 0o600})
+  const made = spawnSync('openssl', [
+    ...['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes'],
+    ...['-keyout', join(scene.dir, 'key.pem'), '-out', join(scene.dir, 'cert.pem')],
+    ...['-subj', '/CN=localhost', '-days', '1'],
+  ])
+  expect(made.status, made.stderr.toString()).to.equal(0)
+  const server = scene.start(['-c', `exec ${command}`], {command: 'bash'})
+  await until(command, () =>
+    server.out.stdout.includes('"message":"aero-storage-server listening"'),
+  )
+  server.kill('SIGINT')
+  const ran = await server.exited
+  expect(ran.code, `${command}: ${ran.stdout}${ran.stderr}`).to.equal(0)
 }
 
 /** Brings `debian` to FAILED for the reason that a retry then mends. */

@@ -82,7 +82,10 @@ function refuseOthers(head: Buffer): void {
     throw fail('bad_disk', {format: found[1], reason})
   }
   if (head.toString('latin1', 257, 262) === 'ustar' && isTarStart(head))
-    throw fail('source_not_image', {what: 'a tar archive, not a disk'})
+    throw fail('bad_disk', {
+      format: 'tar',
+      reason: 'it is an archive; fetch it without --kind disk',
+    })
   const what = describe(head)
   if (what === 'an HTML page' || what === 'an XML document' || what === 'a zip file')
     throw fail('source_not_image', {what})
