@@ -188,7 +188,7 @@ function shownSettings(settings: Settings): Record<string, unknown> {
   const shown: Record<string, unknown> = {}
   for (const key of settingKeys) {
     const spec: SettingSpec = settingTable[key]
-    if (spec.command !== 'serve' || spec.isHidden) continue
+    if ((spec.command !== 'serve' && key !== 'imagesRoot') || spec.isHidden) continue
     const value = settings[key]
     const name = key.replaceAll(/[A-Z]/g, (c) => `_${c.toLowerCase()}`)
     if (spec.isSecret) shown[name] = value === undefined ? 'not set' : 'set'
