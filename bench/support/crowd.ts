@@ -7,15 +7,9 @@
  */
 import {connect, type Socket} from 'node:net'
 
-const [port = 0, path = '', bytes = 0, slow = 0, halfOpen = 0] = process.argv
-  .slice(2)
-  .map((text) => (/^\d+$/.test(text) ? Number(text) : text)) as [
-  number,
-  string,
-  number,
-  number,
-  number,
-]
+const [portText = '', path = '', ...counts] = process.argv.slice(2)
+const port = Number(portText)
+const [bytes = 0, slow = 0, halfOpen = 0] = counts.map(Number)
 
 const sliceBytes = 1600
 const sliceEveryMs = 100
