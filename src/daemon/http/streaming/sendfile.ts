@@ -244,7 +244,8 @@ class Delivery {
       return
     }
     const taken = this.#mustCopy ? WOULD_BLOCK : this.#sendfile(fd, asked)
-    if (taken === 0 || !job.file.isUnchanged()) {
+    // Where the tail follows at once, it is looked at there.
+    if (taken === 0 || (taken < left && !job.file.isUnchanged())) {
       job.response.destroy()
       return
     }
@@ -261,7 +262,8 @@ class Delivery {
   /** How much of the next `length` bytes to send now: nothing while they are on their way from the disk. */
   #bytesInMemory(length: number): number {
     const {fd} = this.#job.file
-    if (isInMemory(fd, this.#position + length - 1) && isInMemory(fd, this.#position)) {
+    const isEndThere = isInMemory(fd, this.#position + length - 1)
+    if (isEndThere && (length <= coldSliceBytes || isInMemory(fd, this.#position))) {
       this.#coldWaits = 0
       return length
     }
