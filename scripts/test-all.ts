@@ -14,7 +14,7 @@ import {setTimeout} from 'node:timers/promises'
 /** What a suite says of itself: scripts/counting-reporter.mjs. */
 type Counts = {passed: number; failed: string[]; skipped: string[]}
 
-const suites = ['test', 'test:host', 'test:crash', 'test:e2e']
+const suites = ['test', 'test:host', 'test:crash', 'test:faults', 'test:e2e']
 if (process.argv.includes('--check')) suites.unshift('check')
 const suiteTimeoutMs = 25 * 60_000
 const isRoot = process.getuid?.() === 0
