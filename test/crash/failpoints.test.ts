@@ -224,6 +224,12 @@ for (const name of straightDecompressed)
       again: ['fetch'],
     },
   )
+// Asked again when its tree is the new one already, it still comes back to where it was.
+indexedCases['journal.publish'] = one('converting to erofs', {
+  arrange: activate,
+  act: toErofs,
+  again: toErofs,
+})
 indexedCases['images.index_mounted']?.push({
   title: 'converting to erofs',
   arrange: activate,

@@ -198,6 +198,10 @@ function isOtherTree(image: PlacedImage, backend: Backend | undefined): boolean 
   return ['UNPACKED', 'STORED', 'ACTIVATING'].includes(image.state)
 }
 
+/** Whether the tree in its place is one of this backend, and stays. */
+const hasTreeOf = (image: PlacedImage, backend: TreeBackend): boolean =>
+  image.treeBackend === backend && ['STORED', 'ACTIVATING', 'ACTIVE'].includes(image.state)
+
 /**
  * Makes the tree of a STORED or ACTIVE image anew with another backend, from the blob that is there, and brings it to
  * `goal`. An ACTIVE one is taken down in the same transaction, so that whatever happens it is either as it was or on
@@ -217,8 +221,8 @@ export async function convert(
     const {backend, goal} = options
     const open = await getOpenRun(trx, image.id, images.node)
     // It is on its way already: asked twice, or asked again after a crash.
-    if (open?.goal === goal && image.backend === backend && !isOtherTree(image, backend))
-      return 'converted'
+    const isWished = image.backend === backend && !isOtherTree(image, backend)
+    if (open?.goal === goal && (isWished || hasTreeOf(image, backend))) return 'converted'
     if (image.goal === 'REMOVED') throw fail('image_busy', {name, reason: 'it is being removed'})
     if (open) throw fail('image_busy', {name, reason: `a run is at work on it (${image.state})`})
     if (image.state !== 'STORED' && image.state !== 'ACTIVE') {

@@ -1,0 +1,117 @@
+/** Lives of images as shells lead them: one command after another, each of which must hold once it said that it did. */
+import {join} from 'node:path'
+import {expect} from 'chai'
+import type {BlobServer} from './blob-server.ts'
+import {readTree, type Image} from './image-maker.ts'
+import type {Ran, Scene} from './program.ts'
+import {imagesOf, query} from './store-check.ts'
+
+type Backend = 'dir' | 'erofs'
+
+/** What a command that exited with 0 promised about a name; undefined when no image has it. */
+export type Promised = {state: 'ACTIVE' | 'STORED'; backend: Backend; image: Image} | undefined
+
+export type Content = {image: Image; url: string}
+
+/** One name, led by one shell at a time. */
+export class ImageLife {
+  readonly name: string
+  /** What holds; nothing can be said of it while a command is under way or was cut off. */
+  promised: Promised | 'nothing' = undefined
+  /** Commands that did what they said. */
+  acknowledged = 0
+  #last: string[] = []
+  readonly #scene: Scene
+  readonly #contents: readonly Content[]
+  readonly #random: () => number
+
+  constructor(name: string, o: {scene: Scene; contents: readonly Content[]; random: () => number}) {
+    this.name = name
+    this.#scene = o.scene
+    this.#contents = o.contents
+    this.#random = o.random
+  }
+
+  #pick<T>(of: readonly T[]): T {
+    return of[Math.floor(this.#random() * of.length)] as T
+  }
+
+  /** Runs the next command of this life until it is done, however often whoever works on it is killed. */
+  async step(run: (args: string[]) => Promise<Ran>): Promise<void> {
+    this.expectHolds()
+    const {args, then, codes = [0]} = this.#next()
+    this.promised = 'nothing'
+    for (;;) {
+      const ran = await run(args)
+      if (ran.signal === 'SIGKILL') continue
+      expect(codes, `${args.join(' ')}: ${ran.code} ${ran.stdout}${ran.stderr}`).to.include(
+        ran.code,
+      )
+      break
+    }
+    this.promised = then
+    this.acknowledged++
+    this.#last = args
+    this.expectHolds()
+  }
+
+  #next(): {args: string[]; then: Promised; codes?: number[]} {
+    const before = this.promised
+    const {name} = this
+    if (before === 'nothing') throw new Error('a shell leads one command at a time')
+    if (before === undefined) {
+      const {image, url} = this.#pick(this.#contents)
+      const backend = this.#pick(['dir', 'erofs'] as const)
+      const args = ['fetch', name, url, `sha256:${image.digest}`, '--backend', backend, '--wait']
+      return {args, then: {state: 'ACTIVE', backend, image}}
+    }
+    const other = before.backend === 'dir' ? 'erofs' : 'dir'
+    const choices: {args: string[]; then: Promised; codes?: number[]}[] = [
+      before.state === 'ACTIVE'
+        ? {args: ['deactivate', name], then: {...before, state: 'STORED'}}
+        : {args: ['activate', name], then: {...before, state: 'ACTIVE'}},
+      {args: ['convert', name, '--backend', other], then: {...before, backend: other}},
+      // Not found: an earlier try had done it when it was killed.
+      {args: ['remove', name], then: undefined, codes: [0, 10]},
+    ]
+    return this.#pick(choices)
+  }
+
+  /** What was promised is there. */
+  expectHolds(): void {
+    if (this.promised === 'nothing') return
+    const found = imagesOf(this.#scene).find(({name}) => name === this.name)
+    const {promised} = this
+    expect(
+      found && [found.state, found.digest, found.tree_backend],
+      `${this.name} is as was told: ${this.#last.join(' ')}`,
+    ).to.deep.equal(promised && [promised.state, promised.image.digest, promised.backend])
+    if (!promised) return
+    const rows = query<{digest: string}>(
+      this.#scene,
+      `select digest from blobs where digest = '${promised.image.digest}'`,
+    )
+    expect(rows, `the blob of ${this.name}`).to.have.length(1)
+  }
+
+  /** The tree is what was fetched, where it can be seen without a mount of our own. */
+  expectTree(): void {
+    const {promised, name} = this
+    if (promised === undefined || promised === 'nothing') return
+    if (promised.state === 'STORED' && promised.backend === 'erofs') return
+    const root = promised.state === 'ACTIVE' ? `active/${name}` : `images/${name}/rootfs`
+    expect(readTree(join(this.#scene.store, root)), name).to.deep.equal(promised.image.tree)
+  }
+}
+
+/** Serves images under paths of their own. */
+export function serveContents(
+  server: BlobServer,
+  images: readonly Image[],
+  bytesPerSecond: number,
+): Content[] {
+  return images.map((image, i) => ({
+    image,
+    url: server.put(`/content-${i}.tar`, image.bytes, {bytesPerSecond}),
+  }))
+}
