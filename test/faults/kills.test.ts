@@ -44,6 +44,7 @@ describe('processes that are killed again and again in every state', function ()
       // Every other round there is no worker: then commands that wait do the work themselves, and die themselves.
       await liveThrough({scene, lives, kills, until, workerCount: round % 2 === 0 ? 2 : 0})
       await expectAllHold(scene, lives, contents)
+      if (isLong) console.log(`    ${kills.kills} kills`)
     }
     const acknowledged = lives.reduce((sum, life) => sum + life.acknowledged, 0)
     expect(acknowledged).to.be.greaterThan(killsMax / 10)
