@@ -11,7 +11,11 @@ import {rawDisk, sha256Of} from '../support/disk-image.ts'
 import {makeImage, readTree, type Image} from '../support/image-maker.ts'
 import {until, useScenes, type Ran, type Scene} from '../support/program.ts'
 import {requires} from '../support/requires.ts'
-import {failpointsOfSources, isOfPublishing} from '../support/source-failpoints.ts'
+import {
+  failpointsOfSources,
+  isOfPublishing,
+  namesOfManyFailpoints,
+} from '../support/source-failpoints.ts'
 import {
   eventsOf,
   expectSoundStore,
@@ -162,7 +166,7 @@ const indexedCases: Record<string, Case[]> = {
       [{title: 'a worker that indexes', isIndexed, arrange: enqueue}],
     ]),
   ),
-  'images.asked': [
+  'images.converted': [
     {title: 'converting to dir', isIndexed, arrange: activate, act: toDir, again: toDir},
     {title: 'converting to erofs', arrange: activate, act: toErofs},
   ],
@@ -174,6 +178,8 @@ const indexedCases: Record<string, Case[]> = {
       act: ['deactivate', 'one'],
       end: {one: 'STORED'},
     },
+  ],
+  'images.taken_down': [
     // It is mended as it was, or goes on to what it is asked to be again.
     {title: 'converting to dir', isIndexed, arrange: activate, act: toDir},
     {title: 'converting to erofs', arrange: activate, act: toErofs, again: toErofs},
@@ -275,15 +281,14 @@ const cases: Record<string, Case[]> = {
       act: ['activate', 'one'],
     },
     {title: 'removing', arrange: activate, act: ['remove', 'one'], end: {}},
-    {
-      title: 'a retry after FAILED',
-      arrange: async (stage) => {
-        await served((nth) => (nth === 0 ? {status: 404} : {}))(stage)
-        expect((await stage.scene.run(work)).code).to.equal(3)
-      },
-      act: ['retry', 'one'],
-    },
   ],
+  'images.retried': one('a retry after FAILED', {
+    arrange: async (stage) => {
+      await served((nth) => (nth === 0 ? {status: 404} : {}))(stage)
+      expect((await stage.scene.run(work)).code).to.equal(3)
+    },
+    act: ['retry', 'one'],
+  }),
   'images.unmounted': one('deactivating', {
     arrange: activate,
     act: ['deactivate', 'one'],
@@ -437,8 +442,8 @@ const showDisk = async (stage: Stage): Promise<void> => {
 const diskCases: Record<string, Case[]> = {
   ...Object.fromEntries(
     [
-      'images.unpacked',
-      'images.noted',
+      'images.disk_made',
+      'images.disk_noted',
       'images.published',
       'disks.linked',
       'disks.published',
@@ -483,6 +488,10 @@ describe('dying at every failpoint', function () {
     expect(names).to.have.length.greaterThan(30)
     const covered = new Set(all.map(([name]) => name))
     expect([...covered].sort()).to.deep.equal(names)
+  })
+
+  it('finds no two places under one name, of which only one would be tried', () => {
+    expect(namesOfManyFailpoints()).to.deep.equal([])
   })
 
   for (const [name, scenarios] of all) {

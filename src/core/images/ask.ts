@@ -189,7 +189,7 @@ export async function retry(
       })
     }
   })
-  failpoint('images.asked')
+  failpoint('images.retried')
 }
 
 /** Whether an image that is down has a tree that another backend made: it takes a new one to go on with this. */
@@ -248,7 +248,7 @@ export async function convert(
     })
     return isDone ? 'unchanged' : 'converted'
   })
-  failpoint('images.asked')
+  failpoint('images.converted')
   return result
 }
 
@@ -263,7 +263,7 @@ function takeDown(images: ImagesContext, image: PlacedImage): boolean {
     if (code === 'mount_busy') throw fail('image_busy', {name: image.name, reason: message})
     throw error
   }
-  failpoint('images.unmounted')
+  failpoint('images.taken_down')
   return true
 }
 
