@@ -19,10 +19,13 @@ export async function syncDirectory(dir: string): Promise<void> {
   }
 }
 
-/** Makes a directory with its parents, and its name durable; nothing happens when it is there. */
+/** Makes a directory with its parents, and their names durable; nothing happens when it is there. */
 export async function makeDirectory(dir: string): Promise<void> {
   try {
-    if ((await mkdir(dir, {recursive: true})) !== undefined) await syncDirectory(dirname(dir))
+    const first = await mkdir(dir, {recursive: true})
+    if (first === undefined) return
+    for (let made = dir; made.length >= first.length; made = dirname(made))
+      await syncDirectory(dirname(made))
   } catch (error) {
     throw fromSystemError(error, dir, 'make')
   }

@@ -3,6 +3,7 @@ import {linkSync, mkdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs'
 import {dirname} from 'node:path'
 import {fail, fromSystemError, systemCode} from '../errors.ts'
 import {newUlid, type NodeId} from '../ids.ts'
+import {syncDirectory} from './trees.ts'
 
 /**
  * Reads the id, or makes one. Many processes may do so at once: the first one's stays.
@@ -21,6 +22,8 @@ export function ensureNodeId(file: string, now: number): NodeId {
     } catch (error) {
       if (systemCode(error) !== 'EEXIST') throw error
     }
+    // Before any row names it: with another id, this host would know nothing of its images after a power cut.
+    syncDirectory(dirname(file))
   } catch (error) {
     throw fromSystemError(error, file, 'write')
   } finally {

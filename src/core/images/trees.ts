@@ -40,7 +40,8 @@ export type TreeNote = {
 export async function stageTree(layout: Layout, run: RunId, treeId: string): Promise<string> {
   const path = layout.stagedTree(treeId)
   try {
-    await mkdir(layout.staging, {recursive: true, mode: 0o700})
+    if ((await mkdir(layout.staging, {recursive: true, mode: 0o700})) !== undefined)
+      syncDirectory(dirname(layout.staging))
     await setAside(layout, run)
     await mkdir(path, {mode: 0o700})
     const rootfs = join(path, 'rootfs')
@@ -126,7 +127,8 @@ export function publishTree(
   const place = layout.image(name)
   try {
     if (readTreeNote(layout, name)?.treeId === treeId) return undefined
-    mkdirSync(layout.images, {recursive: true})
+    if (mkdirSync(layout.images, {recursive: true}) !== undefined)
+      syncDirectory(dirname(layout.images))
     const staged = layout.stagedTree(treeId)
     if (!existsSync(join(staged, 'tree.json'))) {
       throw fail('io_failed', {path: staged, reason: 'the unpacked tree is gone'})
@@ -194,7 +196,8 @@ async function openDirectories(path: string): Promise<void> {
     if (entry.isDirectory()) await openDirectories(join(path, entry.name))
 }
 
-function syncDirectory(path: string): void {
+/** Makes names that were made, moved or removed in a directory durable. Synchronous, for what runs behind the fence. */
+export function syncDirectory(path: string): void {
   const descriptor = openSync(path, 'r')
   try {
     fsyncSync(descriptor)

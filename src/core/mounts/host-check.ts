@@ -1,5 +1,5 @@
 /** What this host has and lacks for mounting images and running programs in them; `imgstore doctor` prints it. */
-import {mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs'
+import {existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs'
 import {join} from 'node:path'
 import {systemCode, toImgstoreError} from '../errors.ts'
 import {tryLibc} from '../syscalls/libc.ts'
@@ -62,7 +62,22 @@ async function look(storeDir: string, driver: OverlayDriver): Promise<HostCheck>
   return {items, canMount}
 }
 
-async function tryMount(storeDir: string, driver: OverlayDriver): Promise<HostCheck['canMount']> {
+type Trial = HostCheck['canMount']
+
+/** A cleanup with no patience may take the trial's directory away under it, which says nothing about the host. */
+const trialsMax = 3
+
+async function tryMount(storeDir: string, driver: OverlayDriver): Promise<Trial> {
+  for (let trial = 1; ; trial++) {
+    const {isDisturbed, ...result} = await tryMountOnce(storeDir, driver)
+    if (isDisturbed !== true || trial === trialsMax) return result
+  }
+}
+
+async function tryMountOnce(
+  storeDir: string,
+  driver: OverlayDriver,
+): Promise<Trial & {isDisturbed?: boolean}> {
   let dir: string
   try {
     mkdirSync(join(storeDir, 'staging'), {recursive: true})
@@ -81,9 +96,9 @@ async function tryMount(storeDir: string, driver: OverlayDriver): Promise<HostCh
     noexec: true,
     source: 'imgstore:mount-check',
   }
+  const parts = [spec.lowerDir, spec.upperDir, spec.workDir, spec.mountPoint]
   try {
-    for (const path of [spec.lowerDir, spec.upperDir, spec.workDir, spec.mountPoint])
-      mkdirSync(path)
+    for (const path of parts) mkdirSync(path)
     writeFileSync(join(spec.lowerDir, 'file'), 'lower')
     await mountOverlay(spec, {driver})
     writeFileSync(join(spec.mountPoint, 'file'), 'upper')
@@ -96,7 +111,8 @@ async function tryMount(storeDir: string, driver: OverlayDriver): Promise<HostCh
   } catch (error) {
     const known = toImgstoreError(error)
     const {reason} = known.details
-    return {ok: false, reason: typeof reason === 'string' ? reason : known.message}
+    const isDisturbed = !parts.every((path) => existsSync(path))
+    return {ok: false, reason: typeof reason === 'string' ? reason : known.message, isDisturbed}
   } finally {
     try {
       unmountSync(spec.mountPoint, {lazy: true})
