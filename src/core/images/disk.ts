@@ -38,7 +38,7 @@ export async function makeDisk(
       onProgress: (p: UnpackProgress) => context.progress(p.readBytes, blob.sizeBytes),
     })
     if (made.isBlob === true) linkBlob(blobPath, diskPath)
-    failpoint('images.unpacked')
+    failpoint('images.disk_made')
   } catch (error) {
     await removeTree(layout.stagedTree(treeId)).catch(() => undefined)
     throw error
@@ -51,7 +51,7 @@ export async function makeDisk(
     entries: 0,
     disk: {digest, sizeBytes},
   })
-  failpoint('images.noted')
+  failpoint('images.disk_noted')
   return {
     patch: {treeId, treeBytes: sizeBytes},
     detail: {

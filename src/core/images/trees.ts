@@ -14,7 +14,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import {chmod, mkdir, readdir, rename, rm} from 'node:fs/promises'
-import {dirname, join} from 'node:path'
+import {basename, dirname, join} from 'node:path'
 import {fail, fromSystemError, systemCode} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
 import {newUlid, type ImageName, type RunId} from '../ids.ts'
@@ -51,9 +51,15 @@ export async function stageTree(layout: Layout, run: RunId, treeId: string): Pro
   }
 }
 
-/** Removes every staged tree of a run. */
-export async function discardStaged(layout: Layout, run: RunId): Promise<void> {
-  for (const path of await stagedOf(layout, run)) await removeTree(path)
+/** Removes what a claim of a run staged, and what earlier ones did; a later one may be at work. */
+export async function discardStaged(
+  layout: Layout,
+  {run, epoch}: {run: RunId; epoch: number},
+): Promise<void> {
+  for (const path of await stagedOf(layout, run)) {
+    const tree = parseTreeId(basename(path))
+    if (tree !== undefined && tree.epoch <= epoch) await removeTree(path)
+  }
 }
 
 /**

@@ -195,6 +195,8 @@ async function afterError<S extends string, G extends string, K extends string, 
     tell(deps, await deps.journal.hold(claim, record, row.heldAt, errorToJson(error)))
     return 'held'
   }
+  // Whoever took the run over has begun anew, with the same subject: its work must not be cleared away.
+  await deps.journal.fenced(claim, () => undefined)
   await tidy(deps, claim, () => deps.onFailing(claim))
   tell(deps, await deps.journal.fail(claim, record, errorToJson(error)))
   await tidy(deps, claim, () => deps.onFailed?.(claim, error))

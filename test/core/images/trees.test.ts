@@ -74,7 +74,11 @@ describe('trees', () => {
       const other = await staged(layout, 'other')
       await stageTree(layout, run, treeIdOf(run, 2))
       expect(readdirSync(layout.staging).sort()).to.deep.equal([treeIdOf(run, 2), other].sort())
-      await discardStaged(layout, run)
+      await discardStaged(layout, {run, epoch: 1})
+      expect(readdirSync(layout.staging).sort(), 'a later claim is at work').to.deep.equal(
+        [treeIdOf(run, 2), other].sort(),
+      )
+      await discardStaged(layout, {run, epoch: 2})
       expect(readdirSync(layout.staging)).to.deep.equal([other])
     })
   })
@@ -88,7 +92,7 @@ describe('trees', () => {
       chmodSync(join(rootfs, 'closed/inner'), 0)
       chmodSync(join(rootfs, 'closed'), 0o500)
       try {
-        await discardStaged(layout, run)
+        await discardStaged(layout, {run, epoch: 1})
         expect(readdirSync(layout.staging)).to.deep.equal([])
       } finally {
         if (existsSync(join(rootfs, 'closed'))) {

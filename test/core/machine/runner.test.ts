@@ -205,7 +205,7 @@ describe('the runner', () => {
     expect(within.told).to.deep.equal([])
   })
 
-  it('writes nothing once its lease is lost', async () => {
+  it('writes nothing and clears nothing away once its lease is lost', async () => {
     const outcomes: ((lose: () => void) => Promise<object>)[] = [
       (lose) => {
         lose()
@@ -222,19 +222,29 @@ describe('the runner', () => {
     ]
     for (const outcome of outcomes) {
       for (const isTold of [true, false]) {
-        const s = scene({
-          cut: () =>
-            outcome(() => {
-              s.clock.advance(1000)
-              void s.journal.claim({owner: 'thief' as OwnerId, leaseMs: 1000})
-              if (isTold) s.lost.abort()
-            }),
-        })
+        let cleared = 0
+        const s = scene(
+          {
+            cut: () =>
+              outcome(() => {
+                s.clock.advance(1000)
+                void s.journal.claim({owner: 'thief' as OwnerId, leaseMs: 1000})
+                if (isTold) s.lost.abort()
+              }),
+          },
+          {
+            onFailing: () => {
+              cleared++
+              return Promise.resolve()
+            },
+          },
+        )
         const run = s.add('raw', 'sewn')
         expect(await s.work()).to.equal('lost')
         expect(run).to.include({state: 'raw', status: 'running', owner: 'thief', epoch: 2})
         expect(s.told).to.deep.equal([])
         expect(s.journal.events).to.deep.equal([])
+        expect(cleared, 'the thief is at work there').to.equal(0)
       }
     }
   })
