@@ -25,7 +25,7 @@ export async function makeDisk(
   if (!blob) throw fail('blob_damaged', {digest: image.digest, reason: 'the file is gone'})
   const treeId = treeIdOf(claim.run, claim.epoch)
   // A disk has no root to unpack into.
-  rmdirSync(await stageTree(layout, claim.run, treeId))
+  rmdirSync(await stageTree(layout, claim))
   const diskPath = join(layout.stagedTree(treeId), diskFileName)
   const blobPath = blobs.pathOf(image.digest)
   let made: DiskResult

@@ -122,7 +122,8 @@ export async function freeDeadOwners(images: ImagesContext): Promise<void> {
   const self = ownIdentity()
   for (const owner of await listOwners(database.db, node)) {
     const liveness = livenessOf(owner, self)
-    const silentMs = clock.now() - owner.heartbeat_at
+    // Either way: a heartbeat of the future is from before the clock was set back.
+    const silentMs = Math.abs(clock.now() - owner.heartbeat_at)
     if (liveness === 'alive') continue
     if (liveness === 'unknown' && silentMs < images.settings().leaseMs * forgottenAfterLeases)
       continue
@@ -151,6 +152,6 @@ export async function hasLiveWorker(
     (owner) =>
       owner.kind === 'worker' &&
       livenessOf(owner, self) !== 'dead' &&
-      images.clock.now() - owner.heartbeat_at <= silentMsMax,
+      Math.abs(images.clock.now() - owner.heartbeat_at) <= silentMsMax,
   )
 }

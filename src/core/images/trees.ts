@@ -14,13 +14,13 @@ import {
   writeFileSync,
 } from 'node:fs'
 import {chmod, mkdir, readdir, rename, rm} from 'node:fs/promises'
-import {basename, dirname, join} from 'node:path'
+import {dirname, join} from 'node:path'
 import {fail, fromSystemError, systemCode} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
 import {newUlid, type ImageName, type RunId} from '../ids.ts'
 import type {TreeBackend} from '../image.ts'
 import type {Layout} from '../layout.ts'
-import {parseTreeId, stagedPlainName} from '../layout.ts'
+import {parseTreeId, stagedPlainName, treeIdOf} from '../layout.ts'
 
 export type TreeNote = {
   treeId: string
@@ -36,12 +36,15 @@ export type TreeNote = {
   disk?: {digest: string; sizeBytes: number}
 }
 
+/** The claim of a run that makes a tree. Trees of later ones belong to whoever took the run over. */
+type Maker = {run: RunId; epoch: number}
+
 /** Makes an empty directory to unpack into, and clears what earlier claims of the same run left. */
-export async function stageTree(layout: Layout, run: RunId, treeId: string): Promise<string> {
-  const path = layout.stagedTree(treeId)
+export async function stageTree(layout: Layout, maker: Maker): Promise<string> {
+  const path = layout.stagedTree(treeIdOf(maker.run, maker.epoch))
   try {
     await mkdir(layout.staging, {recursive: true, mode: 0o700})
-    await setAside(layout, run)
+    await setAside(layout, maker)
     await mkdir(path, {mode: 0o700})
     const rootfs = join(path, 'rootfs')
     await mkdir(rootfs, {mode: 0o700})
@@ -51,30 +54,24 @@ export async function stageTree(layout: Layout, run: RunId, treeId: string): Pro
   }
 }
 
-/** Removes what a claim of a run staged, and what earlier ones did; a later one may be at work. */
-export async function discardStaged(
-  layout: Layout,
-  {run, epoch}: {run: RunId; epoch: number},
-): Promise<void> {
-  for (const path of await stagedOf(layout, run)) {
-    const tree = parseTreeId(basename(path))
-    if (tree !== undefined && tree.epoch <= epoch) await removeTree(path)
-  }
+/** Removes the staged trees of a claim and of earlier ones of its run. */
+export async function discardStaged(layout: Layout, maker: Maker): Promise<void> {
+  for (const path of await stagedOf(layout, maker)) await removeTree(path)
 }
 
 /**
  * Renames what earlier claims of a run staged and deletes it as far as it can be: an owner that slept past its lease
  * may wake and go on writing there, and a directory that fills again cannot be removed. Cleanup finds the rest.
  */
-async function setAside(layout: Layout, run: RunId): Promise<void> {
-  for (const path of await stagedOf(layout, run)) {
+async function setAside(layout: Layout, maker: Maker): Promise<void> {
+  for (const path of await stagedOf(layout, maker)) {
     const target = join(layout.staging, `old-${newUlid(Date.now())}`)
     await rename(path, target)
     await removeTree(target).catch(() => undefined)
   }
 }
 
-async function stagedOf(layout: Layout, run: RunId): Promise<string[]> {
+async function stagedOf(layout: Layout, maker: Maker): Promise<string[]> {
   let names: string[]
   try {
     names = await readdir(layout.staging)
@@ -83,7 +80,10 @@ async function stagedOf(layout: Layout, run: RunId): Promise<string[]> {
     throw fromSystemError(error, layout.staging, 'read')
   }
   return names
-    .filter((name) => parseTreeId(name)?.run === run)
+    .filter((name) => {
+      const made = parseTreeId(name)
+      return made?.run === maker.run && made.epoch <= maker.epoch
+    })
     .map((name) => join(layout.staging, name))
 }
 

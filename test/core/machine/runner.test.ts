@@ -63,6 +63,29 @@ describe('the runner', () => {
     expect(run.status).to.equal('done')
   })
 
+  it('clears nothing for a run that failed here after another owner had taken it over', async () => {
+    let cleared = 0
+    const s = scene(
+      {
+        cut: async () => {
+          s.clock.advance(1000)
+          await s.journal.claim({owner: 'other' as OwnerId, leaseMs: 1000})
+          throw fail('source_not_image', {what: 'w'})
+        },
+      },
+      {
+        onFailing: () => {
+          cleared++
+          return Promise.resolve()
+        },
+      },
+    )
+    const run = s.add('raw', 'sewn')
+    expect(await s.work()).to.equal('lost')
+    expect(cleared).to.equal(0)
+    expect(run).to.include({state: 'raw', status: 'running', epoch: 2})
+  })
+
   it('hands on patch, detail and effect, and tidies only after the transition was written', async () => {
     const order: string[] = []
     const s = scene({
