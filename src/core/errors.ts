@@ -298,8 +298,9 @@ export const errorTable = {
     http: 502,
     grpc: 'unavailable',
   }),
-  source_stalled: row<{url: string; idleMs: number}>({
-    message: (d) => `${d.url} sent nothing for ${d.idleMs} ms`,
+  source_stalled: row<{url: string; idleMs: number; receivedBytes?: number}>({
+    message: (d) =>
+      `${d.url} sent ${d.receivedBytes ? `only ${d.receivedBytes} bytes in` : 'nothing for'} ${d.idleMs} ms`,
     hint: 'It is tried again by itself; --stall-timeout sets how long to wait.',
     fault: 'source',
     retry: 'backoff',
@@ -576,13 +577,17 @@ export class ImgstoreError extends Error {
   readonly exit: number
   readonly http: number
 
-  constructor(code: ErrorCode, details: Record<string, unknown>, options?: {cause?: unknown}) {
+  constructor(
+    code: ErrorCode,
+    details: Record<string, unknown>,
+    options?: {cause?: unknown; retry?: Retry},
+  ) {
     const found = errorTable[code] as Row<Record<string, unknown>>
     super(found.message(details), options)
     this.code = code
     this.hint = found.hint
     this.details = details
-    this.retry = found.retry
+    this.retry = options?.retry ?? found.retry
     this.fault = found.fault
     this.exit = found.exit
     this.http = found.http
@@ -596,6 +601,11 @@ export function fail<C extends ErrorCode>(
   options?: {cause?: unknown},
 ): ImgstoreError {
   return new ImgstoreError(code, details, options)
+}
+
+/** The same failure, worth another attempt: whoever met it knows something that says it may pass. */
+export function asPassing(error: ImgstoreError): ImgstoreError {
+  return new ImgstoreError(error.code, error.details, {cause: error, retry: 'backoff'})
 }
 
 /** Any thrown value as an `ImgstoreError`; what is not one already becomes `internal`. */
