@@ -3,6 +3,8 @@
  * This table is the only place where these are decided; docs/errors.md is generated from it.
  */
 
+import {withoutSecrets} from './log.ts'
+
 /** What the state machine does about a failure. */
 export type Retry = 'never' | 'backoff' | 'after_fix'
 
@@ -583,15 +585,25 @@ export class ImgstoreError extends Error {
     options?: {cause?: unknown; retry?: Retry},
   ) {
     const found = errorTable[code] as Row<Record<string, unknown>>
-    super(found.message(details), options)
+    const shown = cleanDetails(details, found.fault === 'user')
+    super(found.message(shown), options)
     this.code = code
     this.hint = found.hint
-    this.details = details
+    this.details = shown
     this.retry = options?.retry ?? found.retry
     this.fault = found.fault
     this.exit = found.exit
     this.http = found.http
   }
+}
+
+/** Failures are shown, logged and kept: whatever words they hold, none may be an address with its password. */
+function cleanDetails(details: Record<string, unknown>, isTyped: boolean): Record<string, unknown> {
+  const clean = (value: unknown): unknown => {
+    if (typeof value === 'string') return withoutSecrets(value, {isTyped})
+    return Array.isArray(value) ? value.map(clean) : value
+  }
+  return Object.fromEntries(Object.entries(details).map(([key, value]) => [key, clean(value)]))
 }
 
 /** Makes the error of one table row; `details` are checked against the row by the compiler. Use as `throw fail(…)`. */
