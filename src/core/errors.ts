@@ -3,6 +3,8 @@
  * This table is the only place where these are decided; docs/errors.md is generated from it.
  */
 
+import {withoutSecrets} from './log.ts'
+
 /** What the state machine does about a failure. */
 export type Retry = 'never' | 'backoff' | 'after_fix'
 
@@ -298,8 +300,9 @@ export const errorTable = {
     http: 502,
     grpc: 'unavailable',
   }),
-  source_stalled: row<{url: string; idleMs: number}>({
-    message: (d) => `${d.url} sent nothing for ${d.idleMs} ms`,
+  source_stalled: row<{url: string; idleMs: number; receivedBytes?: number}>({
+    message: (d) =>
+      `${d.url} sent ${d.receivedBytes ? `only ${d.receivedBytes} bytes in` : 'nothing for'} ${d.idleMs} ms`,
     hint: 'It is tried again by itself; --stall-timeout sets how long to wait.',
     fault: 'source',
     retry: 'backoff',
@@ -576,17 +579,31 @@ export class ImgstoreError extends Error {
   readonly exit: number
   readonly http: number
 
-  constructor(code: ErrorCode, details: Record<string, unknown>, options?: {cause?: unknown}) {
+  constructor(
+    code: ErrorCode,
+    details: Record<string, unknown>,
+    options?: {cause?: unknown; retry?: Retry},
+  ) {
     const found = errorTable[code] as Row<Record<string, unknown>>
-    super(found.message(details), options)
+    const shown = cleanDetails(details, found.fault === 'user')
+    super(found.message(shown), options)
     this.code = code
     this.hint = found.hint
-    this.details = details
-    this.retry = found.retry
+    this.details = shown
+    this.retry = options?.retry ?? found.retry
     this.fault = found.fault
     this.exit = found.exit
     this.http = found.http
   }
+}
+
+/** Failures are shown, logged and kept: whatever words they hold, none may be an address with its password. */
+function cleanDetails(details: Record<string, unknown>, isTyped: boolean): Record<string, unknown> {
+  const clean = (value: unknown): unknown => {
+    if (typeof value === 'string') return withoutSecrets(value, {isTyped})
+    return Array.isArray(value) ? value.map(clean) : value
+  }
+  return Object.fromEntries(Object.entries(details).map(([key, value]) => [key, clean(value)]))
 }
 
 /** Makes the error of one table row; `details` are checked against the row by the compiler. Use as `throw fail(…)`. */
@@ -596,6 +613,11 @@ export function fail<C extends ErrorCode>(
   options?: {cause?: unknown},
 ): ImgstoreError {
   return new ImgstoreError(code, details, options)
+}
+
+/** The same failure, worth another attempt: whoever met it knows something that says it may pass. */
+export function asPassing(error: ImgstoreError): ImgstoreError {
+  return new ImgstoreError(error.code, error.details, {cause: error, retry: 'backoff'})
 }
 
 /** Any thrown value as an `ImgstoreError`; what is not one already becomes `internal`. */

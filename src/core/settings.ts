@@ -154,7 +154,7 @@ export const settingTable = define({
     max: 24 * HOUR,
     flag: 'stall-timeout',
     env: ['IMGSTORE_STALL_TIMEOUT'],
-    doc: 'Longest silence of a source before the attempt ends.',
+    doc: 'Longest silence of a source before the attempt ends; less than 1 KiB in this time counts as silence.',
   },
   connectTimeoutMs: {
     kind: 'duration',

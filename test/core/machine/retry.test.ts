@@ -93,7 +93,7 @@ describe('retries', () => {
           let attempt = 1
           let withoutProgress = 0
           for (const hadProgress of progress) {
-            withoutProgress = hadProgress ? 1 : withoutProgress + 1
+            withoutProgress = hadProgress ? 0 : withoutProgress + 1
             const decision = decideRetry(unavailable(), attempt, hadProgress, s, r)
             expect(decision.isRetried).to.equal(hadProgress || withoutProgress < s.maxAttempts)
             if (!decision.isRetried) return
