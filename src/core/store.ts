@@ -11,6 +11,7 @@ import {countByState} from './db/images.ts'
 import {openJournal} from './db/journal.ts'
 import {openDatabase, type Database} from './db/open.ts'
 import {addNode, hasNode} from './db/owners.ts'
+import {countWaiting} from './db/runs.ts'
 import {fromSystemError} from './errors.ts'
 import {armFailpointsFrom} from './failpoint.ts'
 import type {NodeId} from './ids.ts'
@@ -22,12 +23,13 @@ import {ensureNodeId, readNodeId} from './images/node-id.ts'
 import {hasLiveWorker} from './images/owners.ts'
 import type {StoreDisk} from './stream.ts'
 import {readTreeNote, removeTree} from './images/trees.ts'
+import {SpaceGate, spaceOf} from './images/space.ts'
 import {work, type WorkOptions} from './images/work.ts'
 import {layoutOf, type Layout} from './layout.ts'
 import {silentLogger, type Logger} from './log.ts'
 import {cleanup, type CleanupReport} from './maintenance/cleanup.ts'
 import type {MaintenanceContext} from './maintenance/context.ts'
-import {doctor, spaceAt, type DoctorReport} from './maintenance/doctor.ts'
+import {doctor, type DoctorReport} from './maintenance/doctor.ts'
 import {dropBlobIfUnused} from './maintenance/unused-blobs.ts'
 import {verify, type VerifyOptions, type VerifyReport} from './maintenance/verify.ts'
 import {openPublications} from './disks/publications.ts'
@@ -79,8 +81,19 @@ export type OpenStoreOptions = {
 
 export type Health = {
   database: {isOk: boolean; detail: string}
-  space: {isOk: boolean; freeBytes: number; totalBytes: number; reserveBytes: number}
+  /** Below the reserve new work waits: `waitingImages` of them do. */
+  space: {
+    isOk: boolean
+    freeBytes: number
+    totalBytes: number
+    reserveBytes: number
+    waitingImages: number
+  }
 }
+
+/** What images wait for that have a run which waits: room on the disk, or their next attempt. */
+export const waitReasons = ['space', 'retry'] as const
+export type WaitReason = (typeof waitReasons)[number]
 
 export type Store = {
   readonly settings: Settings
@@ -99,6 +112,8 @@ export type Store = {
   hasWorker(): Promise<boolean>
   health(): Promise<Health>
   countByState(): Promise<Record<ImageState, number>>
+  /** Images whose run waits, by what for. */
+  countWaiting(): Promise<Record<WaitReason, number>>
   /** Other settings for steps that begin later; where the store is cannot change. */
   reload(settings: Settings): void
   close(): Promise<void>
@@ -200,6 +215,7 @@ function buildContexts(
       return decompressGrowing(request)
     },
     freshPlains: new Map(),
+    space: new SpaceGate(layout.store, settings),
     canMountErofs: async () => {
       const support = await erofsSupport(layout.store, false)
       return support.ok ? {isAble: true} : {isAble: false, reason: support.reason}
@@ -283,6 +299,7 @@ function buildStore(
       for (const {state: name, count} of await countByState(database.db, node)) counts[name] = count
       return counts
     },
+    countWaiting: () => waiting(images),
     reload: (settings) => {
       state.settings = Object.freeze({
         ...settings,
@@ -320,7 +337,6 @@ function removeEmpty(path: string, top: string): void {
 }
 
 async function health(images: ImagesContext): Promise<Health> {
-  const reserveBytes = images.settings().healthSpaceBytes
   const database = {isOk: true, detail: 'ok'}
   try {
     await countByState(images.database.db, images.node)
@@ -328,8 +344,19 @@ async function health(images: ImagesContext): Promise<Health> {
     database.isOk = false
     database.detail = error instanceof Error ? error.message : String(error)
   }
-  const {freeBytes, totalBytes} = await spaceAt(images.layout.store)
-  return {database, space: {isOk: freeBytes >= reserveBytes, freeBytes, totalBytes, reserveBytes}}
+  const settings = images.settings()
+  const space = await spaceOf(images.layout.store, settings)
+  const reserveBytes = Math.max(space.reserveBytes, settings.healthSpaceBytes)
+  const isOk = space.freeBytes >= reserveBytes
+  const waitingImages = database.isOk ? (await waiting(images)).space : 0
+  return {database, space: {...space, isOk, reserveBytes, waitingImages}}
+}
+
+async function waiting(images: ImagesContext): Promise<Record<WaitReason, number>> {
+  const counts = {space: 0, retry: 0}
+  for (const {code, count} of await countWaiting(images.database.db, images.node))
+    counts[code === 'space_low' ? 'space' : 'retry'] += count
+  return counts
 }
 
 /** Disks of the store that are ACTIVE, now and whenever it is asked; the store need not exist. */

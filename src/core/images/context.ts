@@ -9,6 +9,7 @@ import type {Layout} from '../layout.ts'
 import type {Logger} from '../log.ts'
 import type {Settings} from '../settings.ts'
 import type {Source} from '../sources/contract.ts'
+import type {SpaceGate} from './space.ts'
 import type {
   Decompression,
   DecompressRequest,
@@ -29,6 +30,8 @@ export type ImagesContext = {
   clock: Clock
   log: Logger
   settings: () => Settings
+  /** Whether there is room for what a step is going to write. */
+  space: SpaceGate
   /** Loaded when first used: got and the S3 client are slow to load. */
   openSource: (url: string) => Promise<Source>
   unpack: (request: UnpackRequest) => Promise<UnpackResult>

@@ -32,6 +32,8 @@ export type DownloadOptions = {
   signal: AbortSignal
   maxBlobBytes: number
   onProgress: (progress: DownloadProgress) => void
+  /** Asked once the source said how many bytes are to come; rejects when there is no room for them now. */
+  admit?: (room: {comingBytes: number; totalBytes: number}) => Promise<void>
   /** Follows the part and makes the plain tar of a compressed blob. Its failures are not the download's. */
   plainMaker?: PlainMaker
 }
@@ -74,8 +76,8 @@ function pauseBefore(ask: number): number {
  * Makes one attempt to download a blob, going on from where an earlier one stopped.
  *
  * Guarantees: the blob appears only whole, durable and with the right digest; after an error that is worth another
- * attempt (`retry` is `backoff`) and after an abort the part is kept, after any other it is gone.
- * Errors: those of `Source`; digest_mismatch, source_not_image, source_too_large, no_space, io_failed, blob_busy;
+ * attempt (`retry` is `backoff` or `wait`) and after an abort the part is kept, after any other it is gone.
+ * Errors: those of `Source` and `admit`; digest_mismatch, source_not_image, source_too_large, no_space, io_failed, blob_busy;
  * the signal's reason.
  */
 export async function downloadBlob(options: DownloadOptions): Promise<DownloadResult> {
@@ -97,7 +99,10 @@ export async function downloadBlob(options: DownloadOptions): Promise<DownloadRe
   } catch (error) {
     await plainMaker?.drop({isForGood: true})
     const isWorthKeeping =
-      signal.aborted || !(error instanceof ImgstoreError) || error.retry === 'backoff'
+      signal.aborted ||
+      !(error instanceof ImgstoreError) ||
+      error.retry === 'backoff' ||
+      error.retry === 'wait'
     await (isWorthKeeping ? writer.abandon() : writer.discard())
     throw error
   }
@@ -172,7 +177,11 @@ class Download {
       signal,
     })
     try {
-      if (opened.totalBytes !== undefined) this.#checkSize(opened.totalBytes)
+      if (opened.totalBytes !== undefined) {
+        this.#checkSize(opened.totalBytes)
+        const comingBytes = Math.max(0, opened.totalBytes - sizeBytes)
+        await this.#options.admit?.({comingBytes, totalBytes: opened.totalBytes})
+      }
       if (opened.contentEncoding !== undefined && opened.answer === 'whole') {
         if (this.#encodedAsks++ < encodedAsksMax) return false
       } else if (!this.#isHelpful(opened, startByte)) {
