@@ -20,6 +20,7 @@ import type {ImagesContext} from './images/context.ts'
 import {openRuns, type Runs} from './images/history.ts'
 import {openImages, type Images} from './images/images.ts'
 import {ensureNodeId, readNodeId} from './images/node-id.ts'
+import {repair, type Repair} from './images/repair.ts'
 import {hasLiveWorker} from './images/owners.ts'
 import type {StoreDisk} from './stream.ts'
 import {readTreeNote, removeTree} from './images/trees.ts'
@@ -48,6 +49,7 @@ export type {
 export type {CleanupItem, CleanupReport} from './maintenance/cleanup.ts'
 export type {DoctorCheck, DoctorReport, DoctorSetting} from './maintenance/doctor.ts'
 export type {VerifyReport} from './maintenance/verify.ts'
+export type {Repair} from './images/repair.ts'
 export type {
   FetchOptions,
   FetchOutcome,
@@ -103,7 +105,8 @@ export type Store = {
   readonly runs: Runs
   readonly maintenance: {
     cleanup(options: {isDryRun: boolean}): Promise<CleanupReport>
-    verify(options: VerifyOptions): Promise<VerifyReport>
+    /** With `isRepairing` what is damaged or missing is also fetched again or made anew: `repairs` says how that went. */
+    verify(options: VerifyOptions & {isRepairing?: boolean}): Promise<RepairedReport>
     doctor(): Promise<DoctorReport>
   }
   /** The loop: claims runs and works on them until `signal` aborts or, with `once`, until nothing is left to do. */
@@ -215,13 +218,16 @@ function buildContexts(
       return decompressGrowing(request)
     },
     freshPlains: new Map(),
+    freshBlobs: new Map(),
     space: new SpaceGate(layout.store, settings),
     canMountErofs: async () => {
       const support = await erofsSupport(layout.store, false)
+      if (!support.ok && support.trouble) throw support.trouble
       return support.ok ? {isAble: true} : {isAble: false, reason: support.reason}
     },
     canMount: async () => {
       const {canMount} = await hostCheck(false)
+      if (!canMount.ok && canMount.trouble) throw canMount.trouble
       return canMount.ok ? {isAble: true} : {isAble: false, reason: canMount.reason}
     },
     dropBlobIfUnused: async (digest) => {
@@ -253,7 +259,10 @@ async function erofsSupport(storeDir: string, refresh: boolean): Promise<ErofsSu
   const checking = (async () => {
     const {trialErofs} = await import('./unpack/unpack.ts')
     const {canMountErofs} = await import('./mounts/erofs.ts')
-    return await canMountErofs(storeDir, trialErofs())
+    const found = await canMountErofs(storeDir, trialErofs())
+    // A disk that failed says nothing about the host.
+    if (!found.ok && found.trouble) erofsChecked.delete(storeDir)
+    return found
   })()
   erofsChecked.set(storeDir, checking)
   return await checking
@@ -276,7 +285,10 @@ function buildStore(
     runs: openRuns(images),
     maintenance: {
       cleanup: (o) => cleanup(maintenance, o),
-      verify: (o) => verify(maintenance, o),
+      verify: async ({isRepairing = false, ...o}) => {
+        const report = await verify(maintenance, o)
+        return {...report, repairs: isRepairing ? await repairFound(images, report, o) : []}
+      },
       doctor: async () => {
         const {checkMountHost} = await import('./mounts/host-check.ts')
         const driver = state.settings.mountDriver
@@ -309,6 +321,21 @@ function buildStore(
     },
     close: () => database.close(),
   }
+}
+
+export type RepairedReport = VerifyReport & {repairs: Repair[]}
+
+async function repairFound(
+  images: ImagesContext,
+  {damaged, missing, damagedTrees}: VerifyReport,
+  {signal}: VerifyOptions,
+): Promise<Repair[]> {
+  const used = [...damaged, ...missing].filter((blob) => blob.images.length > 0)
+  return await repair(images, {
+    digests: used.map(({digest}) => digest),
+    images: [...new Set(damagedTrees.map(({image}) => image))],
+    signal: signal ?? new AbortController().signal,
+  })
 }
 
 /** The host is tried with a mount in the store; where there is no store yet, none is left behind. */

@@ -40,7 +40,9 @@ export type ImagesContext = {
   decompress: (request: DecompressRequest) => Promise<Decompression>
   /** The plain tars that this process made itself, until they were indexed: what they held when they were adopted. */
   freshPlains: Map<Digest, {sizeBytes: number; mtimeMs: number}>
-  /** Whether this process can mount on this host, proved by a trial mount; asked once. */
+  /** The same for blobs: what this process has just written and hashed need not be read again to be believed. */
+  freshBlobs: Map<Digest, {sizeBytes: number; mtimeMs: number}>
+  /** Whether this process can mount on this host, proved by a trial mount; asked once. Errors: io_failed, no_space. */
   canMount: () => Promise<{isAble: true} | {isAble: false; reason: string}>
   /** The same for EROFS images whose data is in other files. */
   canMountErofs: () => Promise<{isAble: true} | {isAble: false; reason: string}>

@@ -30,6 +30,8 @@ export type DownloadOptions = {
   /** True when another worker may still be writing this blob's part. */
   isTakeover: boolean
   signal: AbortSignal
+  /** Outside of runs: in a part of its own, which is gone when this was in vain. */
+  isPrivate?: boolean
   maxBlobBytes: number
   onProgress: (progress: DownloadProgress) => void
   /** Asked once the source said how many bytes are to come; rejects when there is no room for them now. */
@@ -81,10 +83,10 @@ function pauseBefore(ask: number): number {
  * the signal's reason.
  */
 export async function downloadBlob(options: DownloadOptions): Promise<DownloadResult> {
-  const {blobs, digest, isTakeover, signal, plainMaker} = options
+  const {blobs, digest, isTakeover, signal, plainMaker, isPrivate = false} = options
   const makeRoom = async (): Promise<boolean> =>
     (await plainMaker?.drop({isForGood: true})) ?? false
-  const writer = await blobs.beginPart(digest, {isTakeover, signal, makeRoom})
+  const writer = await blobs.beginPart(digest, {isTakeover, signal, isPrivate, makeRoom})
   const resumedFromBytes = writer.sizeBytes
   const download = new Download(options, writer)
   try {
@@ -99,10 +101,11 @@ export async function downloadBlob(options: DownloadOptions): Promise<DownloadRe
   } catch (error) {
     await plainMaker?.drop({isForGood: true})
     const isWorthKeeping =
-      signal.aborted ||
-      !(error instanceof ImgstoreError) ||
-      error.retry === 'backoff' ||
-      error.retry === 'wait'
+      !isPrivate &&
+      (signal.aborted ||
+        !(error instanceof ImgstoreError) ||
+        error.retry === 'backoff' ||
+        error.retry === 'wait')
     await (isWorthKeeping ? writer.abandon() : writer.discard())
     throw error
   }

@@ -16,6 +16,7 @@ import type {ImageOutcome, ImageStep, ImageStepContext} from './lifecycle.ts'
 import {backendFor, unpack} from './make-tree.ts'
 import {mount, prepare, unmount, unmountFor} from './mounting.ts'
 import {PlainMaker} from './plain-maker.ts'
+import {rememberBlob} from './sound-blob.ts'
 import {discardStaged, publishTree, removeTree, retireImage} from './trees.ts'
 
 type Step = (
@@ -147,6 +148,7 @@ async function download(
       plainMaker: plainMakerFor(images, image),
     })
     await rememberPlain(images, image, result.plain !== undefined)
+    await rememberBlob(images, image.digest)
     failpoint('images.downloaded')
     await putBlob(database.db, image.digest, result.sizeBytes, clock.now())
     return {
@@ -202,6 +204,8 @@ async function findBlob(
   if (known?.size_bytes === file.sizeBytes && !image.isBlobVerified) return file.sizeBytes
   const checked = await blobs.verify(image.digest, {signal})
   if (checked.ok) {
+    // Whoever put it here may have died before its name was durable.
+    if (known === undefined) await blobs.settle(image.digest)
     await putBlob(database.db, image.digest, checked.sizeBytes, clock.now())
     return checked.sizeBytes
   }
