@@ -5,8 +5,8 @@
 
 import {withoutSecrets} from './log.ts'
 
-/** What the state machine does about a failure. */
-export type Retry = 'never' | 'backoff' | 'after_fix'
+/** What the state machine does about a failure. `wait`: it looks again now and then, and counts no attempt. */
+export type Retry = 'never' | 'backoff' | 'wait' | 'after_fix'
 
 /** Who can do something about a failure. */
 export type Fault = 'user' | 'host' | 'source' | 'bug'
@@ -357,6 +357,16 @@ export const errorTable = {
     http: 507,
     grpc: 'resource_exhausted',
   }),
+  space_low: row<{path: string; freeBytes: number; neededBytes: number; reserveBytes: number}>({
+    message: (d) =>
+      `waiting for space: ${size(d.freeBytes)} free, ${d.neededBytes > 0 ? `needs ${size(d.neededBytes)} and` : 'needs'} a reserve of ${size(d.reserveBytes)} (${d.path})`,
+    hint: 'Free space: `imgstore cleanup`, or remove images. It then goes on by itself; --space-reserve sets the reserve.',
+    fault: 'host',
+    retry: 'wait',
+    exit: 14,
+    http: 507,
+    grpc: 'resource_exhausted',
+  }),
   // host
   io_failed: row<{path: string; reason: string}>({
     message: (d) => `reading or writing ${d.path} failed: ${d.reason}`,
@@ -678,6 +688,12 @@ export function quote(text: string): string {
 /** Text of ours that holds words from outside: as `quote`, without the quotes. */
 export function printable(text: string): string {
   return escapeControls(cutMiddle(text))
+}
+
+/** Bytes in the largest binary unit that leaves a digit before the point. */
+function size(bytes: number): string {
+  const exponent = bytes < 1024 ? 0 : Math.min(4, Math.floor(Math.log2(bytes) / 10))
+  return `${(bytes / 1024 ** exponent).toFixed(exponent === 0 ? 0 : 1)} ${['B', 'KiB', 'MiB', 'GiB', 'TiB'][exponent]}`
 }
 
 function cutMiddle(text: string): string {

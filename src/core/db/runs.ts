@@ -312,6 +312,27 @@ export async function freeRunsOf(
   return Number(result.numUpdatedRows)
 }
 
+/** The code of the error that a run last waited for, as long as no step was done since. */
+export async function lastErrorCode(q: Query, id: RunId): Promise<string | undefined> {
+  const row = await q.selectFrom('runs').where('id', '=', id).select('error').executeTakeFirst()
+  return errorFrom(row?.error ?? null)?.code
+}
+
+/** How many runs wait, by the code of what they wait for. */
+export async function countWaiting(
+  q: Query,
+  node: NodeId,
+): Promise<{code: string; count: number}[]> {
+  const code = sql<string>`coalesce(json_extract(error, '$.code'), 'none')`
+  return await q
+    .selectFrom('runs')
+    .where('node', '=', node)
+    .where('status', '=', 'waiting')
+    .select([code.as('code'), sql<number>`count(*)`.as('count')])
+    .groupBy(code)
+    .execute()
+}
+
 /** When the next run is due, or its lease runs out if somebody works on it. */
 export async function nextDueAt(q: Query, node: NodeId): Promise<number | undefined> {
   const row = await q

@@ -93,7 +93,7 @@ function checkDatabase(maintenance: MaintenanceContext): DoctorCheck {
 }
 
 /** Free and whole space of the file system that holds `path`, in bytes. */
-export async function spaceAt(
+async function spaceAt(
   path: string,
 ): Promise<{freeBytes: number; totalBytes: number; freeInodes: number}> {
   const found = await statfs(path)

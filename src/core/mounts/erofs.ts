@@ -14,7 +14,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import {join, resolve} from 'node:path'
-import {fail, systemCode, toImgstoreError} from '../errors.ts'
+import {fail, systemCode, toImgstoreError, type ImgstoreError} from '../errors.ts'
 import {attachLoop} from '../syscalls/loop.ts'
 import {
   fsconfigCreate,
@@ -27,7 +27,7 @@ import {
   MOUNT_ATTR_RDONLY,
   moveMount,
 } from '../syscalls/mount.ts'
-import {explain, KernelSays, mapError, reasonOf} from './mount-errors.ts'
+import {diskTrouble, explain, KernelSays, mapError, reasonOf} from './mount-errors.ts'
 import {findMounts} from './mount-table.ts'
 import {unmountSync} from './mount.ts'
 
@@ -134,7 +134,9 @@ function create(fs: number, source: string, devices: string[]): number {
 /** A small image to try a mount with; `src/core/unpack` makes it. */
 export type ErofsTrial = {image: Buffer; device: Buffer; fileName: string; content: Buffer}
 
-export type ErofsSupport = {ok: true; how: ErofsWay} | {ok: false; reason: string}
+/** `trouble`: the disk failed, so that nothing is known of the host. */
+export type ErofsSupport =
+  {ok: true; how: ErofsWay} | {ok: false; reason: string; trouble?: ImgstoreError}
 
 /**
  * Whether this host mounts our images, and how; proved by mounting one in `<dir>/staging` and reading a file of it.
@@ -151,7 +153,9 @@ function tryMount(dir: string, trial: ErofsTrial): ErofsSupport {
     mkdirSync(join(dir, 'staging'), {recursive: true})
     work = mkdtempSync(join(dir, 'staging', 'erofs-check-'))
   } catch (error) {
-    return {ok: false, reason: `cannot write into the store: ${reasonOf(error)}`}
+    const trouble = diskTrouble(error, dir)
+    const reason = `cannot write into the store: ${reasonOf(error)}`
+    return {ok: false, reason, ...(trouble ? {trouble} : {})}
   }
   const mountPoint = join(work, 'mount')
   try {
@@ -167,7 +171,12 @@ function tryMount(dir: string, trial: ErofsTrial): ErofsSupport {
   } catch (error) {
     const known = toImgstoreError(error)
     const {reason} = known.details
-    return {ok: false, reason: typeof reason === 'string' ? reason : known.message}
+    const trouble = diskTrouble(error, work)
+    return {
+      ok: false,
+      reason: typeof reason === 'string' ? reason : known.message,
+      ...(trouble ? {trouble} : {}),
+    }
   } finally {
     try {
       unmountSync(mountPoint, {lazy: true})
