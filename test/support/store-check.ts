@@ -11,6 +11,7 @@ export type ImageRow = {
   digest: string
   state: string
   goal: string
+  kind: string
   tree_backend: string | null
 }
 export type EventRow = {
@@ -46,7 +47,7 @@ export function query<T>(scene: Scene, sql: string): T[] {
 export const imagesOf = (scene: Scene): ImageRow[] =>
   query<ImageRow>(
     scene,
-    'select i.name, i.digest, p.state, p.goal, p.tree_backend from images i join placements p on p.image_id = i.id order by i.name',
+    'select i.name, i.digest, i.kind, p.state, p.goal, p.tree_backend from images i join placements p on p.image_id = i.id order by i.name',
   )
 
 export const eventsOf = (scene: Scene): EventRow[] =>
@@ -128,7 +129,7 @@ export async function expectNothingOrphaned(scene: Scene): Promise<void> {
   await scene.ok(['cleanup'], {env: {IMGSTORE_STALE_AFTER: '0'}})
   const images = imagesOf(scene)
   const withTree = images.filter(({state}) => ['STORED', 'ACTIVE'].includes(state))
-  const active = images.filter(({state}) => state === 'ACTIVE')
+  const active = images.filter(({state, kind}) => state === 'ACTIVE' && kind === 'rootfs')
   const used = images.filter(({state}) => !['NEW', 'FAILED'].includes(state))
   const blobs = [...new Set(used.map(({digest}) => `${digest}.tar`))].sort()
   expect(namesIn(scene, 'staging'), 'staging').to.deep.equal([])
