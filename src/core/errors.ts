@@ -398,7 +398,7 @@ export const errorTable = {
   }),
   store_invalid: row<{path: string; reason: string}>({
     message: (d) => `${d.path} cannot be used as a store: ${d.reason}`,
-    hint: 'Choose another path with --store or --db, or restore the database from a backup.',
+    hint: 'Choose another path with --store or --db, or bring a backup back with `imgstore restore FILE --force`.',
     fault: 'host',
     retry: 'never',
     exit: 15,
