@@ -154,7 +154,7 @@ export const settingTable = define({
     max: 24 * HOUR,
     flag: 'stall-timeout',
     env: ['IMGSTORE_STALL_TIMEOUT'],
-    doc: 'Longest silence of a source before the attempt ends.',
+    doc: 'Longest silence of a source before the attempt ends; less than 1 KiB in this time counts as silence.',
   },
   connectTimeoutMs: {
     kind: 'duration',
@@ -684,13 +684,21 @@ export const settingTable = define({
     env: ['IMGSTORE_STALE_AFTER'],
     doc: 'Age at which cleanup removes parts and staging trees that no run needs.',
   },
+  spaceReserveBytes: {
+    kind: 'bytes',
+    min: 0,
+    max: 1024 * TiB,
+    flag: 'space-reserve',
+    env: ['IMGSTORE_SPACE_RESERVE'],
+    doc: 'Free space in the store below which new work waits and /healthz fails. Without it: a twentieth of the file system, at most 1GiB.',
+  },
   healthSpaceBytes: {
     kind: 'bytes',
     default: 0,
     min: 0,
     max: 1024 * TiB,
     env: ['IMGSTORE_HEALTH_SPACE'],
-    doc: 'Free space in the store below which /healthz fails.',
+    doc: 'Free space in the store below which /healthz fails, where that is to be more than the reserve.',
   },
   failpoints: {
     kind: 'text',

@@ -24,6 +24,7 @@ import {
   namesIn,
   runsOf,
 } from '../support/store-check.ts'
+import {write} from '../support/store-damage.ts'
 
 type Stage = {scene: Scene; server: BlobServer; image: Image; url: string}
 
@@ -184,6 +185,14 @@ const indexedCases: Record<string, Case[]> = {
     {title: 'converting to dir', isIndexed, arrange: activate, act: toDir},
     {title: 'converting to erofs', arrange: activate, act: toErofs, again: toErofs},
   ],
+  'images.remade': one('verifying the damaged blob of an index', {
+    arrange: async (stage) => {
+      // Plain, so that the blob itself is what its files are read from.
+      await stage.scene.ok(fetchArgs(stage, '--backend', 'erofs', '--wait'))
+      damageBlob(stage)
+    },
+    act: ['verify'],
+  }),
   'images.retired': one('removing an index', {
     isIndexed,
     arrange: activate,
@@ -475,12 +484,42 @@ const diskCases: Record<string, Case[]> = {
   }),
 }
 
+const repaired = async ({scene}: Stage): Promise<void> => {
+  await scene.ok(['doctor', '--repair'])
+  await scene.ok(work)
+  expect(await scene.ok(['doctor', '--repair'])).to.equal('Nothing to mend\n')
+}
+
+/** By failpoint: mending what was damaged. */
+const repairCases: Record<string, Case[]> = {
+  'maintenance.set_back': one('mending a tree that is gone', {
+    arrange: async (stage) => {
+      await activate(stage)
+      rmSync(join(stage.scene.store, 'images/one'), {recursive: true})
+    },
+    act: ['doctor', '--repair'],
+    again: repaired,
+  }),
+  'maintenance.mended': one('mending a blob whose row is gone, and a mount', {
+    arrange: async (stage) => {
+      await activate(stage)
+      write(stage.scene, (database) => void database.exec('delete from blobs'))
+      const umount = spawn('umount', [join(stage.scene.store, 'active/one')])
+      await once(umount, 'exit')
+    },
+    act: ['doctor', '--repair'],
+    again: repaired,
+  }),
+}
+
 describe('dying at every failpoint', function () {
   requires('root')
   const newScene = useScenes()
   const newServer = useServers()
 
-  const all = [cases, indexedCases, diskCases].flatMap((table) => Object.entries(table))
+  const all = [cases, indexedCases, diskCases, repairCases].flatMap((table) =>
+    Object.entries(table),
+  )
 
   it('has a scenario for each failpoint of the sources, and none for another', () => {
     // test/crash/publish.test.ts has the others.

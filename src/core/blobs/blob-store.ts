@@ -4,12 +4,13 @@
  * Vocabulary: a *blob* is a whole file whose SHA-256 is its name. A *part* is the beginning of one, still growing.
  * A *note* says where a part comes from, so that the next attempt can ask the same source for the rest.
  */
+import {randomBytes} from 'node:crypto'
 import {readdir, rename, rm, stat} from 'node:fs/promises'
 import {join} from 'node:path'
 import type {Digest} from '../digest.ts'
 import {fail, fromSystemError, systemCode} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
-import {makeDirectory, syncDirectory} from './durable.ts'
+import {makeDirectory, syncDirectory, syncFile} from './durable.ts'
 import {blobName, blobsDirOf, noteName, partName, plainName, quarantineDirOf} from './layout.ts'
 import {parseBlobFileName, plainNoteName, type BlobFileKind} from './layout.ts'
 import {beginPlain, readPlainNote, removePlainParts} from './plain.ts'
@@ -66,6 +67,8 @@ export type BlobStore = {
   remove(digest: Digest): Promise<boolean>
   /** Deletes a part with its note and copies; false when there was none. A writer that still has it open writes into nothing. */
   removePart(digest: Digest): Promise<boolean>
+  /** Makes sure that a blob that is there stays there: file and name are flushed. Errors: io_failed. */
+  settle(digest: Digest): Promise<void>
   /** Moves a blob out of the way to `<store>/quarantine/<sha256>.tar[.N]` and returns the new path, or undefined when there was none. */
   quarantine(digest: Digest): Promise<string | undefined>
   /** Hashes a blob from the disk. Errors: blob_damaged when it is missing. */
@@ -161,17 +164,13 @@ export function openBlobs(storeDir: string): BlobStore {
     partPathOf,
     stat: (digest) => statFile(pathOf(digest)),
     statPart: (digest) => statFile(partPathOf(digest)),
-    beginPart: (digest, options) =>
-      beginPart(
-        {
-          digest,
-          blobsDir,
-          blobPath: pathOf(digest),
-          partPath: partPathOf(digest),
-          notePath: join(blobsDir, noteName(digest)),
-        },
-        options,
-      ),
+    beginPart: (digest, options) => {
+      // A name as copies have it: whoever finds it later knows what it is.
+      const own = options.isPrivate === true ? `.copy-${randomBytes(6).toString('hex')}` : ''
+      const partPath = `${partPathOf(digest)}${own}`
+      const notePath = own === '' ? join(blobsDir, noteName(digest)) : `${partPath}.json`
+      return beginPart({digest, blobsDir, blobPath: pathOf(digest), partPath, notePath}, options)
+    },
     async *list() {
       yield* listDirectory(blobsDir)
       yield* listDirectory(quarantineDirOf(storeDir), 'quarantine')
@@ -192,6 +191,10 @@ export function openBlobs(storeDir: string): BlobStore {
       return await unlinkDurably(blobsDir, blobName(digest))
     },
     removePart: (digest) => removePartFiles(blobsDir, digest),
+    async settle(digest) {
+      await syncFile(pathOf(digest))
+      await syncDirectory(blobsDir)
+    },
     quarantine: (digest) => moveToQuarantine(storeDir, digest),
     async verify(digest, options) {
       if ((await statFile(pathOf(digest))) === undefined) {

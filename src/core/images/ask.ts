@@ -12,6 +12,7 @@ import {
 } from '../db/images.ts'
 import type {Query} from '../db/query.ts'
 import {addRun, cancelRun, getOpenRun, hurryRun} from '../db/runs.ts'
+import {withdrawDisk} from '../disks/publications.ts'
 import {fail, toImgstoreError} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
 import {parseImageName, type ImageName, type RunId} from '../ids.ts'
@@ -249,6 +250,44 @@ export async function convert(
     return isDone ? 'unchanged' : 'converted'
   })
   failpoint('images.converted')
+  return result
+}
+
+/**
+ * Begins a STORED or ACTIVE image anew whose bytes are not what they were: it is taken out of use in the same
+ * transaction, and fetched again where its blob is gone. Nothing happens to one that is elsewhere, or on its way.
+ *
+ * Returns whether it was begun; `not_here` means that this process cannot take it down, and nothing was changed.
+ * Errors: image_not_found, image_busy when it is in use.
+ */
+export async function remake(
+  images: ImagesContext,
+  name: ImageName,
+  {reason, goal}: {reason: string; goal: Goal},
+): Promise<'begun' | 'unchanged' | 'not_here'> {
+  const result = await images.database.db.transaction().execute(async (trx) => {
+    const image = await mustGet(trx, images, name)
+    const isSettled = image.state === 'STORED' || image.state === 'ACTIVE'
+    const open = await getOpenRun(trx, image.id, images.node)
+    if (!isSettled || open || image.goal === 'REMOVED') return 'unchanged'
+    if (image.kind === 'disk') withdrawDisk(images.layout.disks, name)
+    else if (image.state === 'ACTIVE' && !takeDown(images, image)) return 'not_here'
+    const run = await restart(trx, images, image, {state: 'NEW', goal, held: null})
+    await addEvent(trx, {
+      run,
+      image: name,
+      node: images.node,
+      at: images.clock.now(),
+      kind: 'mended',
+      attempt: 1,
+      epoch: 0,
+      from: image.state,
+      to: 'NEW',
+      detail: {reason},
+    })
+    return 'begun'
+  })
+  failpoint('images.remade')
   return result
 }
 

@@ -28,9 +28,19 @@ describe('retries', () => {
     expect(decideRetry(unavailable(), 3, false, settings, 0)).to.deep.equal({isRetried: false})
   })
 
+  it('look again for what only waits, for ever, and count no attempt', () => {
+    const low = fail('space_low', {path: '/s', freeBytes: 1, neededBytes: 2, reserveBytes: 3})
+    for (const attempt of [1, 2, 3, 99]) {
+      const decision = decideRetry(low, attempt, false, settings, 0)
+      expect(decision).to.deep.equal({isRetried: true, waitMs: 5000, nextAttempt: attempt})
+    }
+    const quick = {...settings, waitMaxMs: 100}
+    expect(decideRetry(low, 1, false, quick, 1)).to.include({waitMs: 120})
+  })
+
   it('are never made of what another attempt cannot mend', () => {
     const codes = (Object.keys(errorTable) as ErrorCode[]).filter(
-      (code) => errorTable[code].retry !== 'backoff',
+      (code) => !['backoff', 'wait'].includes(errorTable[code].retry),
     )
     fc.assert(
       fc.property(
@@ -93,7 +103,7 @@ describe('retries', () => {
           let attempt = 1
           let withoutProgress = 0
           for (const hadProgress of progress) {
-            withoutProgress = hadProgress ? 1 : withoutProgress + 1
+            withoutProgress = hadProgress ? 0 : withoutProgress + 1
             const decision = decideRetry(unavailable(), attempt, hadProgress, s, r)
             expect(decision.isRetried).to.equal(hadProgress || withoutProgress < s.maxAttempts)
             if (!decision.isRetried) return

@@ -63,6 +63,29 @@ describe('the runner', () => {
     expect(run.status).to.equal('done')
   })
 
+  it('clears nothing for a run that failed here after another owner had taken it over', async () => {
+    let cleared = 0
+    const s = scene(
+      {
+        cut: async () => {
+          s.clock.advance(1000)
+          await s.journal.claim({owner: 'other' as OwnerId, leaseMs: 1000})
+          throw fail('source_not_image', {what: 'w'})
+        },
+      },
+      {
+        onFailing: () => {
+          cleared++
+          return Promise.resolve()
+        },
+      },
+    )
+    const run = s.add('raw', 'sewn')
+    expect(await s.work()).to.equal('lost')
+    expect(cleared).to.equal(0)
+    expect(run).to.include({state: 'raw', status: 'running', epoch: 2})
+  })
+
   it('hands on patch, detail and effect, and tidies only after the transition was written', async () => {
     const order: string[] = []
     const s = scene({
@@ -127,7 +150,7 @@ describe('the runner', () => {
     const s = scene({
       cut: (context) => {
         n++
-        if (n % 3 === 0) context.forward()
+        if (n === 3) context.forward()
         return n < 12 ? Promise.reject(unavailable()) : Promise.resolve({})
       },
     })
@@ -140,8 +163,8 @@ describe('the runner', () => {
       }
       s.clock.advance(run.dueAt - s.clock.now())
     }
-    // Attempt 3 would have been the last, but moved: it counts as the first, and so on.
-    expect(s.told.map(({attempt}) => attempt)).to.deep.equal([1, 2, 3, 2, 3])
+    // Attempt 3 would have been the last, but moved: it does not count, and three more are made.
+    expect(s.told.map(({attempt}) => attempt)).to.deep.equal([1, 2, 3, 1, 2, 3])
   })
 
   it('fails at once for what is permanent, for an unsafe step, and for a bug only after retries', async () => {
