@@ -283,8 +283,8 @@ export const errorTable = {
     grpc: 'unavailable',
   }),
   source_unavailable: row<{url: string; reason: string; retryAfterMs?: number}>({
-    message: (d) => `cannot read ${d.url}: ${d.reason}`,
-    hint: 'The source or the network is in trouble. It is tried again by itself; after that, `imgstore retry NAME`.',
+    message: (d) => `${d.url} is not available: ${d.reason}`,
+    hint: 'The server or the network is in trouble. It is tried again by itself; after that, `imgstore retry NAME`.',
     fault: 'source',
     retry: 'backoff',
     exit: 13,
