@@ -185,6 +185,14 @@ const indexedCases: Record<string, Case[]> = {
     {title: 'converting to dir', isIndexed, arrange: activate, act: toDir},
     {title: 'converting to erofs', arrange: activate, act: toErofs, again: toErofs},
   ],
+  'images.remade': one('verifying the damaged blob of an index', {
+    arrange: async (stage) => {
+      // Plain, so that the blob itself is what its files are read from.
+      await stage.scene.ok(fetchArgs(stage, '--backend', 'erofs', '--wait'))
+      damageBlob(stage)
+    },
+    act: ['verify'],
+  }),
   'images.retired': one('removing an index', {
     isIndexed,
     arrange: activate,

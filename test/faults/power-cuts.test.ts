@@ -28,7 +28,7 @@ import {
 const imagesMax = howMany(10, 200)
 /** Clones taken in one session of work, each of which is opened; the next session goes on from the last. */
 const cutsPerSession = 2
-const sessionsPerDisk = howMany(5, 10)
+const sessionsPerDisk = howMany(3, 10)
 const lifeCount = 5
 const recoveryMsMax = 5000
 
@@ -64,9 +64,11 @@ describe('a disk whose power is cut', function () {
         IMGSTORE_STALE_AFTER: '0',
       })
       const disk = new CutDisk(scene.dir, {format: formats[nth % formats.length] ?? []})
+      // What is extracted is synced with all else on its file system, which would hide what others forget.
+      const some = nth % 2 === 0 ? contents : contents.filter((content) => content.disk)
       const lives = Array.from(
         {length: lifeCount},
-        (_, i) => new ImageLife(`image-${i}`, {scene, contents, random}),
+        (_, i) => new ImageLife(`image-${i}`, {scene, contents: some, random}),
       )
       disk.mount()
       await scene.ok(['worker', '--once'])

@@ -287,7 +287,7 @@ export async function remake(
     })
     return 'begun'
   })
-  failpoint('images.asked')
+  failpoint('images.remade')
   return result
 }
 

@@ -19,7 +19,7 @@ import type {Query} from '../db/query.ts'
 import {fail, fromSystemError, ImgstoreError, systemCode} from '../errors.ts'
 import {newUlid, parseImageName, type NodeId} from '../ids.ts'
 import type {Layout} from '../layout.ts'
-import {readTreeNote} from './trees.ts'
+import {readTreeNote, syncDirectory} from './trees.ts'
 
 /**
  * Writes an id, or makes one. Many processes may do so at once: the first one's stays.
@@ -38,6 +38,8 @@ export function ensureNodeId(file: string, now: number, id: string = newUlid(now
     } catch (error) {
       if (systemCode(error) !== 'EEXIST') throw error
     }
+    // Before any row names it: with another id, this host would know nothing of its images after a power cut.
+    syncDirectory(dirname(file))
   } catch (error) {
     throw fromSystemError(error, file, 'write')
   } finally {
@@ -55,6 +57,7 @@ export function replaceNodeId(file: string, now: number, id: NodeId): void {
   try {
     writeFileSync(draft, `${id}\n`, {flush: true})
     renameSync(draft, file)
+    syncDirectory(dirname(file))
   } catch (error) {
     rmSync(draft, {force: true})
     throw fromSystemError(error, file, 'write')

@@ -139,7 +139,8 @@ export function publishTree(
       syncDirectory(layout.images)
       return undefined
     }
-    mkdirSync(layout.images, {recursive: true})
+    if (mkdirSync(layout.images, {recursive: true}) !== undefined)
+      syncDirectory(dirname(layout.images))
     const staged = layout.stagedTree(treeId)
     if (!existsSync(join(staged, 'tree.json'))) {
       throw fail('io_failed', {path: staged, reason: 'the unpacked tree is gone'})
@@ -207,7 +208,8 @@ async function openDirectories(path: string): Promise<void> {
     if (entry.isDirectory()) await openDirectories(join(path, entry.name))
 }
 
-function syncDirectory(path: string): void {
+/** Makes names that were made, moved or removed in a directory durable. Synchronous, for what runs behind the fence. */
+export function syncDirectory(path: string): void {
   const descriptor = openSync(path, 'r')
   try {
     fsyncSync(descriptor)
