@@ -181,7 +181,7 @@ export function openBlobs(storeDir: string): BlobStore {
     removePlain,
     beginPlain: (digest) => beginPlain(blobsDir, digest),
     async notedPlain(digest) {
-      const note = await readPlainNote(blobsDir, digest)
+      const note = readPlainNote(blobsDir, digest)
       return note && (await statPlain(digest))?.sizeBytes === note.sizeBytes ? note : undefined
     },
     forgetPlain: (digest) => rm(join(blobsDir, plainNoteName(digest)), {force: true}),

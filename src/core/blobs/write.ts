@@ -8,12 +8,13 @@
  */
 import {createHash, randomBytes, type Hash} from 'node:crypto'
 import {constants} from 'node:fs'
-import {copyFile, open, readFile, rename, rm, stat, writeFile} from 'node:fs/promises'
+import {copyFile, open, rename, rm, stat, writeFile} from 'node:fs/promises'
 import type {FileHandle} from 'node:fs/promises'
 import {assert} from '../assert.ts'
 import type {Digest} from '../digest.ts'
 import {fail, fromSystemError, systemCode} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
+import {readSmallFile} from '../small-file.ts'
 import {makeDirectory, syncDirectory} from './durable.ts'
 import {hashFile} from './read.ts'
 
@@ -96,11 +97,12 @@ export async function beginPart(place: Place, options: BeginPartOptions): Promis
       constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW,
       0o644,
     )
-    assert((await file.stat()).isFile(), 'a part is a regular file')
+    if (!(await file.stat()).isFile())
+      throw fail('io_failed', {path: place.partPath, reason: 'it is not a regular file'})
     failpoint('blobs.part_opened')
     const hash = createHash('sha256')
     const sizeBytes = await hashFile(file, hash, {signal: options.signal})
-    const note = sizeBytes > 0 ? await readNote(place.notePath) : undefined
+    const note = sizeBytes > 0 ? readNote(place.notePath) : undefined
     return new FilePartWriter(place, {file, hash, sizeBytes, note}, options.makeRoom)
   } catch (error) {
     await file?.close()
@@ -122,10 +124,10 @@ async function replaceByCopy(path: string): Promise<void> {
   }
 }
 
-async function readNote(path: string): Promise<PartNote | undefined> {
+function readNote(path: string): PartNote | undefined {
   let parsed: unknown
   try {
-    parsed = JSON.parse(await readFile(path, 'utf8'))
+    parsed = JSON.parse(readSmallFile(path))
   } catch {
     // No note, or a torn one: the part can still be resumed, only without a validator.
     return undefined

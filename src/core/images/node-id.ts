@@ -1,8 +1,9 @@
 /** The id by which a database that many hosts share knows this one. Made once, kept in the store. */
-import {linkSync, mkdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs'
+import {linkSync, mkdirSync, rmSync, writeFileSync} from 'node:fs'
 import {dirname} from 'node:path'
 import {fail, fromSystemError, systemCode} from '../errors.ts'
 import {newUlid, type NodeId} from '../ids.ts'
+import {readSmallFile} from '../small-file.ts'
 
 /**
  * Reads the id, or makes one. Many processes may do so at once: the first one's stays.
@@ -35,7 +36,7 @@ export function ensureNodeId(file: string, now: number): NodeId {
 export function readNodeId(file: string): NodeId | undefined {
   let text: string
   try {
-    text = readFileSync(file, 'utf8').trim()
+    text = readSmallFile(file).trim()
   } catch (error) {
     if (systemCode(error) === 'ENOENT') return undefined
     throw fromSystemError(error, file, 'read')

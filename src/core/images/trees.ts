@@ -8,7 +8,6 @@ import {
   fsyncSync,
   mkdirSync,
   openSync,
-  readFileSync,
   renameSync,
   rmdirSync,
   writeFileSync,
@@ -21,6 +20,7 @@ import {newUlid, type ImageName, type RunId} from '../ids.ts'
 import type {TreeBackend} from '../image.ts'
 import type {Layout} from '../layout.ts'
 import {parseTreeId, stagedPlainName} from '../layout.ts'
+import {readSmallFile} from '../small-file.ts'
 
 export type TreeNote = {
   treeId: string
@@ -97,7 +97,7 @@ export function noteTree(layout: Layout, note: TreeNote): void {
 /** The note of a published tree, or undefined when there is none that can be read. */
 export function readTreeNote(layout: Layout, name: ImageName): TreeNote | undefined {
   try {
-    const note = JSON.parse(readFileSync(layout.treeNote(name), 'utf8')) as Partial<TreeNote>
+    const note = JSON.parse(readSmallFile(layout.treeNote(name))) as Partial<TreeNote>
     return typeof note.treeId === 'string' ? (note as TreeNote) : undefined
   } catch {
     return undefined
