@@ -12,6 +12,7 @@ import {failpoint} from '../failpoint.ts'
 import {makeDirectory, syncDirectory} from './durable.ts'
 import {blobName, blobsDirOf, noteName, partName, plainName, quarantineDirOf} from './layout.ts'
 import {parseBlobFileName, plainNoteName, type BlobFileKind} from './layout.ts'
+import {PartHashes} from './part-hashes.ts'
 import {beginPlain, readPlainNote, removePlainParts} from './plain.ts'
 import type {PlainNote, PlainWriter} from './plain.ts'
 import type {HashFileOptions} from './read.ts'
@@ -149,6 +150,7 @@ export function openBlobs(storeDir: string): BlobStore {
   const blobsDir = blobsDirOf(storeDir)
   const pathOf = (digest: Digest): string => join(blobsDir, blobName(digest))
   const partPathOf = (digest: Digest): string => join(blobsDir, partName(digest))
+  const hashes = new PartHashes()
   const plainPathOf = (digest: Digest): string => join(blobsDir, plainName(digest))
   const statPlain: BlobStore['statPlain'] = (digest) => statFile(plainPathOf(digest))
   // The note first: a tar without one is only of no use, the other way round the next one would get a wrong note.
@@ -168,6 +170,7 @@ export function openBlobs(storeDir: string): BlobStore {
           blobsDir,
           blobPath: pathOf(digest),
           partPath: partPathOf(digest),
+          hashes,
           notePath: join(blobsDir, noteName(digest)),
         },
         options,
