@@ -630,11 +630,21 @@ export function asPassing(error: ImgstoreError): ImgstoreError {
   return new ImgstoreError(error.code, error.details, {cause: error, retry: 'backoff'})
 }
 
-/** Any thrown value as an `ImgstoreError`; what is not one already becomes `internal`. */
+/**
+ * Any thrown value as an `ImgstoreError`; what is not one already becomes `internal`. Only what the system itself said
+ * no to, at a place where nobody expected it, is no bug: a directory where a file belongs, a pipe, a dead disk.
+ */
 export function toImgstoreError(error: unknown): ImgstoreError {
   if (error instanceof ImgstoreError) return error
+  if (isSystemRefusal(error)) return fromSystemError(error, error.path, error.syscall)
   const reason = error instanceof Error ? error.message : String(error)
   return fail('internal', {reason}, {cause: error})
+}
+
+/** An error of a system call on a path; one on a descriptor that is not open is a bug of ours. */
+function isSystemRefusal(error: unknown): error is Error & {path: string; syscall: string} {
+  const {path, syscall} = (error ?? {}) as {path?: unknown; syscall?: unknown}
+  return error instanceof Error && typeof path === 'string' && typeof syscall === 'string'
 }
 
 /** The shape in which a failure leaves the program as JSON. */

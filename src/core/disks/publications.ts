@@ -13,7 +13,6 @@ import {
   mkdirSync,
   openSync,
   readdirSync,
-  readFileSync,
   renameSync,
   rmSync,
   statSync,
@@ -23,6 +22,7 @@ import {dirname, join} from 'node:path'
 import type {Digest} from '../digest.ts'
 import {fromSystemError, systemCode} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
+import {readSmallFile} from '../small-file.ts'
 import type {StoreDisk} from '../stream.ts'
 
 type Note = {schema: string; name: string; file: string; size: number; sha256: Digest}
@@ -172,7 +172,7 @@ function toDisk(dir: string, note: Note): StoreDisk {
 
 function readNote(path: string): Note | undefined {
   try {
-    const note = JSON.parse(readFileSync(path, 'utf8')) as Partial<Note>
+    const note = JSON.parse(readSmallFile(path)) as Partial<Note>
     const isWhole =
       note.schema === SCHEMA &&
       typeof note.name === 'string' &&

@@ -4,21 +4,14 @@
  * The danger: a host that loses its id is a new one to the database. Its images are then nobody's, and `cleanup` would
  * take their trees, and what was written into them, for leftovers. So a store that is not new is asked first who it was.
  */
-import {
-  linkSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs'
+import {linkSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync} from 'node:fs'
 import {dirname} from 'node:path'
 import {listNodes, nodesOfTrees, type NodeRow} from '../db/owners.ts'
 import type {Query} from '../db/query.ts'
 import {fail, fromSystemError, ImgstoreError, systemCode} from '../errors.ts'
 import {newUlid, parseImageName, type NodeId} from '../ids.ts'
 import type {Layout} from '../layout.ts'
+import {readSmallFile} from '../small-file.ts'
 import {readTreeNote, syncDirectory} from './trees.ts'
 
 /**
@@ -67,7 +60,7 @@ export function replaceNodeId(file: string, now: number, id: NodeId): void {
 export function readNodeId(file: string): NodeId | undefined {
   let text: string
   try {
-    text = readFileSync(file, 'utf8').trim()
+    text = readSmallFile(file).trim()
   } catch (error) {
     if (systemCode(error) === 'ENOENT') return undefined
     throw fromSystemError(error, file, 'read')

@@ -8,7 +8,6 @@ import {
   fsyncSync,
   mkdirSync,
   openSync,
-  readFileSync,
   renameSync,
   rmdirSync,
   writeFileSync,
@@ -22,6 +21,7 @@ import {newUlid, type ImageName, type RunId} from '../ids.ts'
 import type {TreeBackend} from '../image.ts'
 import type {Layout} from '../layout.ts'
 import {parseTreeId, stagedPlainName, treeIdOf} from '../layout.ts'
+import {readSmallFile} from '../small-file.ts'
 
 export type TreeNote = {
   treeId: string
@@ -106,7 +106,7 @@ export function readTreeNote(layout: Layout, name: ImageName): TreeNote | undefi
   const path = layout.treeNote(name)
   let text: string
   try {
-    text = readFileSync(path, 'utf8')
+    text = readSmallFile(path)
   } catch (error) {
     if (['ENOENT', 'ENOTDIR'].includes(systemCode(error) ?? '')) return undefined
     throw fromSystemError(error, path, 'read')
