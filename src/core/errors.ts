@@ -3,6 +3,8 @@
  * This table is the only place where these are decided; docs/errors.md is generated from it.
  */
 
+import {withoutSecrets} from './log.ts'
+
 /** What the state machine does about a failure. `wait`: it looks again now and then, and counts no attempt. */
 export type Retry = 'never' | 'backoff' | 'wait' | 'after_fix'
 
@@ -281,8 +283,8 @@ export const errorTable = {
     grpc: 'unavailable',
   }),
   source_unavailable: row<{url: string; reason: string; retryAfterMs?: number}>({
-    message: (d) => `cannot read ${d.url}: ${d.reason}`,
-    hint: 'The source or the network is in trouble. It is tried again by itself; after that, `imgstore retry NAME`.',
+    message: (d) => `${d.url} is not available: ${d.reason}`,
+    hint: 'The server or the network is in trouble. It is tried again by itself; after that, `imgstore retry NAME`.',
     fault: 'source',
     retry: 'backoff',
     exit: 13,
@@ -298,8 +300,9 @@ export const errorTable = {
     http: 502,
     grpc: 'unavailable',
   }),
-  source_stalled: row<{url: string; idleMs: number}>({
-    message: (d) => `${d.url} sent nothing for ${d.idleMs} ms`,
+  source_stalled: row<{url: string; idleMs: number; receivedBytes?: number}>({
+    message: (d) =>
+      `${d.url} sent ${d.receivedBytes ? `only ${d.receivedBytes} bytes in` : 'nothing for'} ${d.idleMs} ms`,
     hint: 'It is tried again by itself; --stall-timeout sets how long to wait.',
     fault: 'source',
     retry: 'backoff',
@@ -395,7 +398,7 @@ export const errorTable = {
   }),
   store_invalid: row<{path: string; reason: string}>({
     message: (d) => `${d.path} cannot be used as a store: ${d.reason}`,
-    hint: 'Choose another path with --store or --db, or restore the database from a backup.',
+    hint: 'Choose another path with --store or --db, or bring a backup back with `imgstore restore FILE --force`.',
     fault: 'host',
     retry: 'never',
     exit: 15,
@@ -586,17 +589,31 @@ export class ImgstoreError extends Error {
   readonly exit: number
   readonly http: number
 
-  constructor(code: ErrorCode, details: Record<string, unknown>, options?: {cause?: unknown}) {
+  constructor(
+    code: ErrorCode,
+    details: Record<string, unknown>,
+    options?: {cause?: unknown; retry?: Retry},
+  ) {
     const found = errorTable[code] as Row<Record<string, unknown>>
-    super(found.message(details), options)
+    const shown = cleanDetails(details, found.fault === 'user')
+    super(found.message(shown), options)
     this.code = code
     this.hint = found.hint
-    this.details = details
-    this.retry = found.retry
+    this.details = shown
+    this.retry = options?.retry ?? found.retry
     this.fault = found.fault
     this.exit = found.exit
     this.http = found.http
   }
+}
+
+/** Failures are shown, logged and kept: whatever words they hold, none may be an address with its password. */
+function cleanDetails(details: Record<string, unknown>, isTyped: boolean): Record<string, unknown> {
+  const clean = (value: unknown): unknown => {
+    if (typeof value === 'string') return withoutSecrets(value, {isTyped})
+    return Array.isArray(value) ? value.map(clean) : value
+  }
+  return Object.fromEntries(Object.entries(details).map(([key, value]) => [key, clean(value)]))
 }
 
 /** Makes the error of one table row; `details` are checked against the row by the compiler. Use as `throw fail(…)`. */
@@ -608,11 +625,26 @@ export function fail<C extends ErrorCode>(
   return new ImgstoreError(code, details, options)
 }
 
-/** Any thrown value as an `ImgstoreError`; what is not one already becomes `internal`. */
+/** The same failure, worth another attempt: whoever met it knows something that says it may pass. */
+export function asPassing(error: ImgstoreError): ImgstoreError {
+  return new ImgstoreError(error.code, error.details, {cause: error, retry: 'backoff'})
+}
+
+/**
+ * Any thrown value as an `ImgstoreError`; what is not one already becomes `internal`. Only what the system itself said
+ * no to, at a place where nobody expected it, is no bug: a directory where a file belongs, a pipe, a dead disk.
+ */
 export function toImgstoreError(error: unknown): ImgstoreError {
   if (error instanceof ImgstoreError) return error
+  if (isSystemRefusal(error)) return fromSystemError(error, error.path, error.syscall)
   const reason = error instanceof Error ? error.message : String(error)
   return fail('internal', {reason}, {cause: error})
+}
+
+/** An error of a system call on a path; one on a descriptor that is not open is a bug of ours. */
+function isSystemRefusal(error: unknown): error is Error & {path: string; syscall: string} {
+  const {path, syscall} = (error ?? {}) as {path?: unknown; syscall?: unknown}
+  return error instanceof Error && typeof path === 'string' && typeof syscall === 'string'
 }
 
 /** The shape in which a failure leaves the program as JSON. */

@@ -14,14 +14,14 @@ import {addNode, hasNode} from './db/owners.ts'
 import {countWaiting} from './db/runs.ts'
 import {fromSystemError} from './errors.ts'
 import {armFailpointsFrom} from './failpoint.ts'
-import type {NodeId} from './ids.ts'
+import {newUlid, type NodeId} from './ids.ts'
 import {imageStates, type ImageState} from './image.ts'
 import type {ImagesContext} from './images/context.ts'
 import {openRuns, type Runs} from './images/history.ts'
 import {openImages, type Images} from './images/images.ts'
-import {ensureNodeId, readNodeId} from './images/node-id.ts'
-import {repair, type Repair} from './images/repair.ts'
-import {hasLiveWorker} from './images/owners.ts'
+import {ensureNodeId, examineNodeId, replaceNodeId, type NodeTrouble} from './images/node-id.ts'
+import {findGoneOwners, freeGoneOwner, hasLiveWorker} from './images/owners.ts'
+import {repair as repairDamaged, type Repair} from './images/repair.ts'
 import type {StoreDisk} from './stream.ts'
 import {readTreeNote, removeTree} from './images/trees.ts'
 import {SpaceGate, spaceOf} from './images/space.ts'
@@ -31,6 +31,7 @@ import {silentLogger, type Logger} from './log.ts'
 import {cleanup, type CleanupReport} from './maintenance/cleanup.ts'
 import type {MaintenanceContext} from './maintenance/context.ts'
 import {doctor, type DoctorReport} from './maintenance/doctor.ts'
+import {repair, type RepairReport} from './maintenance/repair/repair.ts'
 import {dropBlobIfUnused} from './maintenance/unused-blobs.ts'
 import {verify, type VerifyOptions, type VerifyReport} from './maintenance/verify.ts'
 import {openPublications} from './disks/publications.ts'
@@ -48,6 +49,7 @@ export type {
 } from './streams/disks.ts'
 export type {CleanupItem, CleanupReport} from './maintenance/cleanup.ts'
 export type {DoctorCheck, DoctorReport, DoctorSetting} from './maintenance/doctor.ts'
+export type {RepairItem, RepairReport} from './maintenance/repair/repair.ts'
 export type {VerifyReport} from './maintenance/verify.ts'
 export type {Repair} from './images/repair.ts'
 export type {
@@ -79,6 +81,11 @@ export type OpenStoreOptions = {
   role: 'command' | 'worker'
   /** `read`: for commands that only look. A store that does not exist is then empty, and nothing is made. */
   access?: 'read' | 'write'
+  /**
+   * Opens a store whose id of this host is damaged or another's, to repair it: with the right id, which is written
+   * only by `maintenance.repair`.
+   */
+  isForRepair?: boolean
 }
 
 export type Health = {
@@ -108,6 +115,8 @@ export type Store = {
     /** With `isRepairing` what is damaged or missing is also fetched again or made anew: `repairs` says how that went. */
     verify(options: VerifyOptions & {isRepairing?: boolean}): Promise<RepairedReport>
     doctor(): Promise<DoctorReport>
+    /** Only of a store that was opened for it. Errors: store_invalid. */
+    repair(options: {isDryRun: boolean}): Promise<RepairReport>
   }
   /** The loop: claims runs and works on them until `signal` aborts or, with `once`, until nothing is left to do. */
   work(options: WorkOptions): Promise<{worked: number; failed: number}>
@@ -137,8 +146,8 @@ export async function openStore(options: OpenStoreOptions): Promise<Store> {
   if (!isAbsent) makeStore(layout)
   const database = await openDatabase(isAbsent ? ':memory:' : path)
   try {
-    const node = await settleNode(database, layout, options.settings, clock, isAbsent)
-    const contexts = buildContexts(options, state, {database, layout, node, clock})
+    const settled = await settleNode(options, {database, layout, clock, isAbsent})
+    const contexts = buildContexts(options, state, {database, layout, clock, ...settled})
     return buildStore(options, state, contexts)
   } catch (error) {
     await database.close()
@@ -146,7 +155,13 @@ export async function openStore(options: OpenStoreOptions): Promise<Store> {
   }
 }
 
-type Base = {database: Database; layout: Layout; node: NodeId; clock: Clock}
+type Base = {
+  database: Database
+  layout: Layout
+  node: NodeId
+  clock: Clock
+  nodeTrouble?: NodeTrouble
+}
 type Contexts = {images: ImagesContext; maintenance: MaintenanceContext}
 
 function makeStore(layout: Layout): void {
@@ -157,19 +172,27 @@ function makeStore(layout: Layout): void {
   }
 }
 
+/** Which host this is. A store that lost its id gets it back from what is known of it, or a new one if it is new. */
 async function settleNode(
-  database: Database,
-  layout: Layout,
-  settings: Settings,
-  clock: Clock,
-  isAbsent: boolean,
-): Promise<NodeId> {
-  if (isAbsent) return (settings.node ?? 'none') as NodeId
+  options: OpenStoreOptions,
+  base: {database: Database; layout: Layout; clock: Clock; isAbsent: boolean},
+): Promise<{node: NodeId; nodeTrouble?: NodeTrouble}> {
+  const {database, layout, clock, isAbsent} = base
+  const {settings, isForRepair = false} = options
+  if (isAbsent) return {node: (settings.node ?? 'none') as NodeId}
   const now = clock.now()
-  const node =
-    (settings.node as NodeId | undefined) ??
-    readNodeId(layout.nodeFile) ??
-    ensureNodeId(layout.nodeFile, now)
+  if (settings.node !== undefined)
+    return {node: await enterNode(database, settings.node as NodeId, now)}
+  const trouble = await examineNodeId(database.db, layout, hostname(), {isThorough: isForRepair})
+  if (isForRepair && trouble !== undefined) {
+    const node = trouble.node ?? (newUlid(now) as NodeId)
+    return {node, nodeTrouble: {...trouble, node}}
+  }
+  const node = ensureNodeId(layout.nodeFile, now, trouble?.node)
+  return {node: isForRepair ? node : await enterNode(database, node, now)}
+}
+
+async function enterNode(database: Database, node: NodeId, now: number): Promise<NodeId> {
   // Looked up first: a command that only reads must not wait for the write lock.
   if (!(await hasNode(database.db, node))) await addNode(database.db, node, hostname(), now)
   return node
@@ -244,6 +267,9 @@ function buildContexts(
     settings,
     origins: options.origins,
     hasLiveWorker: () => hasLiveWorker(images),
+    findGoneOwners: () => findGoneOwners(images),
+    freeGoneOwner: (gone) => freeGoneOwner(images, gone),
+    ...(base.nodeTrouble === undefined ? {} : {nodeTrouble: base.nodeTrouble}),
     readTreeNote: (name) => readTreeNote(layout, name),
     removeTree,
   }
@@ -289,6 +315,14 @@ function buildStore(
         const report = await verify(maintenance, o)
         return {...report, repairs: isRepairing ? await repairFound(images, report, o) : []}
       },
+      repair: async ({isDryRun}) =>
+        await repair(maintenance, {
+          isDryRun,
+          settleNode: async () => {
+            replaceNodeId(layout.nodeFile, images.clock.now(), node)
+            await enterNode(database, node, images.clock.now())
+          },
+        }),
       doctor: async () => {
         const {checkMountHost} = await import('./mounts/host-check.ts')
         const driver = state.settings.mountDriver
@@ -331,7 +365,7 @@ async function repairFound(
   {signal}: VerifyOptions,
 ): Promise<Repair[]> {
   const used = [...damaged, ...missing].filter((blob) => blob.images.length > 0)
-  return await repair(images, {
+  return await repairDamaged(images, {
     digests: used.map(({digest}) => digest),
     images: [...new Set(damagedTrees.map(({image}) => image))],
     signal: signal ?? new AbortController().signal,

@@ -59,7 +59,7 @@ export class MemoryJournal<S extends string, G extends string, P = never> implem
       name: name as ImageName,
       goal,
       state,
-      status: 'pending',
+      status: dueAt > this.#clock.now() ? 'waiting' : 'pending',
       attempt: 1,
       epoch: 0,
       owner: undefined,
@@ -80,7 +80,8 @@ export class MemoryJournal<S extends string, G extends string, P = never> implem
     for (const run of this.runs.values()) {
       if (request.run !== undefined && run.id !== request.run) continue
       const isDue =
-        ((run.status === 'pending' || run.status === 'waiting') && run.dueAt <= now) ||
+        run.status === 'pending' ||
+        (run.status === 'waiting' && run.dueAt <= now) ||
         (run.status === 'running' && run.leaseExpiresAt <= now)
       if (isDue && (!found || run.dueAt < found.dueAt)) found = run
     }

@@ -13,6 +13,7 @@ import {failpoint} from '../failpoint.ts'
 import {makeDirectory, syncDirectory, syncFile} from './durable.ts'
 import {blobName, blobsDirOf, noteName, partName, plainName, quarantineDirOf} from './layout.ts'
 import {parseBlobFileName, plainNoteName, type BlobFileKind} from './layout.ts'
+import {PartHashes} from './part-hashes.ts'
 import {beginPlain, readPlainNote, removePlainParts} from './plain.ts'
 import type {PlainNote, PlainWriter} from './plain.ts'
 import type {HashFileOptions} from './read.ts'
@@ -152,6 +153,7 @@ export function openBlobs(storeDir: string): BlobStore {
   const blobsDir = blobsDirOf(storeDir)
   const pathOf = (digest: Digest): string => join(blobsDir, blobName(digest))
   const partPathOf = (digest: Digest): string => join(blobsDir, partName(digest))
+  const hashes = new PartHashes()
   const plainPathOf = (digest: Digest): string => join(blobsDir, plainName(digest))
   const statPlain: BlobStore['statPlain'] = (digest) => statFile(plainPathOf(digest))
   // The note first: a tar without one is only of no use, the other way round the next one would get a wrong note.
@@ -169,7 +171,8 @@ export function openBlobs(storeDir: string): BlobStore {
       const own = options.isPrivate === true ? `.copy-${randomBytes(6).toString('hex')}` : ''
       const partPath = `${partPathOf(digest)}${own}`
       const notePath = own === '' ? join(blobsDir, noteName(digest)) : `${partPath}.json`
-      return beginPart({digest, blobsDir, blobPath: pathOf(digest), partPath, notePath}, options)
+      const blobPath = pathOf(digest)
+      return beginPart({digest, blobsDir, blobPath, partPath, notePath, hashes}, options)
     },
     async *list() {
       yield* listDirectory(blobsDir)
@@ -180,7 +183,7 @@ export function openBlobs(storeDir: string): BlobStore {
     removePlain,
     beginPlain: (digest) => beginPlain(blobsDir, digest),
     async notedPlain(digest) {
-      const note = await readPlainNote(blobsDir, digest)
+      const note = readPlainNote(blobsDir, digest)
       return note && (await statPlain(digest))?.sizeBytes === note.sizeBytes ? note : undefined
     },
     forgetPlain: (digest) => rm(join(blobsDir, plainNoteName(digest)), {force: true}),

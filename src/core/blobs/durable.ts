@@ -33,23 +33,26 @@ export async function syncFile(path: string): Promise<void> {
   }
 }
 
-/** Makes a directory with its parents, and its name durable; nothing happens when it is there. */
+/** Makes a directory with its parents, and their names durable; nothing happens when it is there. */
 export async function makeDirectory(dir: string, mode?: number): Promise<void> {
   try {
-    if (await makeOne(dir, mode)) await syncDirectory(dirname(dir))
+    const first = await makeOne(dir, mode)
+    if (first === undefined) return
+    for (let made = dir; made.length >= first.length; made = dirname(made))
+      await syncDirectory(dirname(made))
   } catch (error) {
     throw fromSystemError(error, dir, 'make')
   }
 }
 
-/** First by itself: with its parents, Node calls every failure that it does not expect ENOENT, EIO and EDQUOT too. */
-async function makeOne(dir: string, mode: number | undefined): Promise<boolean> {
+/** Gives the topmost directory that was made. First by itself: with its parents, Node calls every failure that it does not expect ENOENT, EIO and EDQUOT too. */
+async function makeOne(dir: string, mode: number | undefined): Promise<string | undefined> {
   const options = mode === undefined ? {} : {mode}
   try {
     await mkdir(dir, options)
-    return true
+    return dir
   } catch (error) {
     if (systemCode(error) !== 'ENOENT' && systemCode(error) !== 'EEXIST') throw error
   }
-  return (await mkdir(dir, {...options, recursive: true})) !== undefined
+  return await mkdir(dir, {...options, recursive: true})
 }

@@ -190,7 +190,7 @@ export async function retry(
       })
     }
   })
-  failpoint('images.asked')
+  failpoint('images.retried')
 }
 
 /** Whether an image that is down has a tree that another backend made: it takes a new one to go on with this. */
@@ -198,6 +198,10 @@ function isOtherTree(image: PlacedImage, backend: Backend | undefined): boolean 
   if (backend === undefined || backend === 'auto' || backend === image.treeBackend) return false
   return ['UNPACKED', 'STORED', 'ACTIVATING'].includes(image.state)
 }
+
+/** Whether the tree in its place is one of this backend, and stays. */
+const hasTreeOf = (image: PlacedImage, backend: TreeBackend): boolean =>
+  image.treeBackend === backend && ['STORED', 'ACTIVATING', 'ACTIVE'].includes(image.state)
 
 /**
  * Makes the tree of a STORED or ACTIVE image anew with another backend, from the blob that is there, and brings it to
@@ -218,8 +222,8 @@ export async function convert(
     const {backend, goal} = options
     const open = await getOpenRun(trx, image.id, images.node)
     // It is on its way already: asked twice, or asked again after a crash.
-    if (open?.goal === goal && image.backend === backend && !isOtherTree(image, backend))
-      return 'converted'
+    const isWished = image.backend === backend && !isOtherTree(image, backend)
+    if (open?.goal === goal && (isWished || hasTreeOf(image, backend))) return 'converted'
     if (image.goal === 'REMOVED') throw fail('image_busy', {name, reason: 'it is being removed'})
     if (open) throw fail('image_busy', {name, reason: `a run is at work on it (${image.state})`})
     if (image.state !== 'STORED' && image.state !== 'ACTIVE') {
@@ -245,7 +249,7 @@ export async function convert(
     })
     return isDone ? 'unchanged' : 'converted'
   })
-  failpoint('images.asked')
+  failpoint('images.converted')
   return result
 }
 
@@ -283,7 +287,7 @@ export async function remake(
     })
     return 'begun'
   })
-  failpoint('images.asked')
+  failpoint('images.remade')
   return result
 }
 
@@ -298,7 +302,7 @@ function takeDown(images: ImagesContext, image: PlacedImage): boolean {
     if (code === 'mount_busy') throw fail('image_busy', {name: image.name, reason: message})
     throw error
   }
-  failpoint('images.unmounted')
+  failpoint('images.taken_down')
   return true
 }
 

@@ -26,7 +26,7 @@ export async function makeDisk(
   if (!blob) throw fail('blob_damaged', {digest: image.digest, reason: 'the file is gone'})
   const treeId = treeIdOf(claim.run, claim.epoch)
   // A disk has no root to unpack into.
-  rmdirSync(await stageTree(layout, claim.run, treeId))
+  rmdirSync(await stageTree(layout, claim))
   const diskPath = join(layout.stagedTree(treeId), diskFileName)
   const blobPath = blobs.pathOf(image.digest)
   let made: DiskResult
@@ -41,7 +41,7 @@ export async function makeDisk(
       }),
     )
     if (made.isBlob === true) linkBlob(blobPath, diskPath)
-    failpoint('images.unpacked')
+    failpoint('images.disk_made')
   } catch (error) {
     await removeTree(layout.stagedTree(treeId)).catch(() => undefined)
     throw error
@@ -54,7 +54,7 @@ export async function makeDisk(
     entries: 0,
     disk: {digest, sizeBytes},
   })
-  failpoint('images.noted')
+  failpoint('images.disk_noted')
   return {
     patch: {treeId, treeBytes: sizeBytes},
     detail: {

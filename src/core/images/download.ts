@@ -11,7 +11,7 @@
 import type {BlobStore, PartWriter, PlainNote} from '../blobs/blob-store.ts'
 import {systemClock} from '../clock.ts'
 import type {Digest} from '../digest.ts'
-import {fail, ImgstoreError} from '../errors.ts'
+import {asPassing, fail, ImgstoreError} from '../errors.ts'
 import {KiB, MiB} from '../limits.ts'
 import {redact} from '../log.ts'
 import type {OpenedSource, Source} from '../sources/source.ts'
@@ -174,18 +174,24 @@ class Download {
     const startByte = sizeBytes > overlapBytes ? sizeBytes - overlapBytes : 0
     const isSameSource = note?.url === this.#shownUrl && this.#isValidatorTrusted
     const validator = isSameSource ? note.validator : undefined
-    const opened = await source.open({
-      startByte,
-      ...(startByte > 0 && validator !== undefined ? {validator} : {}),
-      signal,
-    })
+    const opened = await source
+      .open({
+        startByte,
+        ...(startByte > 0 && validator !== undefined ? {validator} : {}),
+        signal,
+      })
+      .catch((error: unknown) => {
+        throw this.#afterRefusal(error)
+      })
     try {
       if (opened.totalBytes !== undefined) {
         this.#checkSize(opened.totalBytes)
         const comingBytes = Math.max(0, opened.totalBytes - sizeBytes)
         await this.#options.admit?.({comingBytes, totalBytes: opened.totalBytes})
       }
-      if (opened.contentEncoding !== undefined && opened.answer === 'whole') {
+      const isEncodedWhole = opened.contentEncoding !== undefined && opened.answer === 'whole'
+      // With a part in hand it is as unhelpful as any other answer that begins anew.
+      if (isEncodedWhole && startByte === 0) {
         if (this.#encodedAsks++ < encodedAsksMax) return false
       } else if (!this.#isHelpful(opened, startByte)) {
         this.#isValidatorTrusted = false
@@ -204,6 +210,20 @@ class Download {
     } finally {
       await opened.close()
     }
+  }
+
+  /**
+   * Who has given a good piece of the blob and now redirects in a circle or shows a strange certificate is in trouble
+   * more likely than of another mind: it is asked again like one that is down. A status that says no is believed.
+   */
+  #afterRefusal(error: unknown): unknown {
+    const {sizeBytes, note} = this.#writer
+    const hasGiven = sizeBytes > overlapBytes && note?.url === this.#shownUrl
+    if (!hasGiven || !(error instanceof ImgstoreError)) return error
+    const isStrange =
+      error.code === 'redirect_refused' ||
+      (error.code === 'source_refused' && error.details['status'] === undefined)
+    return isStrange ? asPassing(error) : error
   }
 
   /** Whether an answer brings the part forward without losing what is there. */

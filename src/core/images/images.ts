@@ -109,10 +109,11 @@ async function convertImage(
   const before = await statusOf(images, name)
   if (before.imageKind !== 'rootfs')
     throw fail('wrong_kind', {name, kind: before.imageKind, needed: 'rootfs'})
-  if (before.treeBackend === options.backend && ['STORED', 'ACTIVE'].includes(before.state)) {
-    return {status: before, wasChanged: false}
-  }
-  if (!(await images.blobs.stat(before.digest))) {
+  const hasBackend =
+    before.treeBackend === options.backend && ['STORED', 'ACTIVE'].includes(before.state)
+  // One that is not yet where it goes is followed there: a conversion may have been cut off on its way back.
+  if (hasBackend && before.state === before.goal) return {status: before, wasChanged: false}
+  if (!hasBackend && !(await images.blobs.stat(before.digest))) {
     throw fail('blob_damaged', {digest: before.digest, reason: 'the file is gone'})
   }
   // Before it is taken down: an image whose tree is good stays as it is.

@@ -24,7 +24,7 @@ export async function unpack(
   if (!blob) throw fail('blob_damaged', {digest: image.digest, reason: 'the file is gone'})
   const treeId = treeIdOf(claim.run, claim.epoch)
   const backend = await backendFor(images, image)
-  const rootfs = await stageTree(layout, claim.run, treeId)
+  const rootfs = await stageTree(layout, claim)
   const request = {
     blobPath: blobs.pathOf(image.digest),
     profile: image.profile,

@@ -75,7 +75,7 @@ async function placedOf(images: ImagesContext, claim: ImageClaim): Promise<Place
 
 /** Clears what a run leaves behind that is about to be FAILED: its staged tree, and the part that no other run needs. */
 export async function clearFailing(images: ImagesContext, claim: ImageClaim): Promise<void> {
-  await discardStaged(images.layout, claim.run)
+  await discardStaged(images.layout, claim)
   const image = await getPlacedById(images.database.db, claim.node, claim.subject)
   if (image) await dropPartIfUnused(images, image, claim)
   failpoint('images.cleared')

@@ -6,6 +6,7 @@
 import {
   closeSync,
   constants,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   openSync,
@@ -147,7 +148,17 @@ export function canMountErofs(dir: string, trial: ErofsTrial): Promise<ErofsSupp
   return new Promise((done) => done(tryMount(dir, trial)))
 }
 
+/** A cleanup with no patience may take the trial's directory away under it, which says nothing about the host. */
+const trialsMax = 3
+
 function tryMount(dir: string, trial: ErofsTrial): ErofsSupport {
+  for (let nth = 1; ; nth++) {
+    const {isDisturbed, ...result} = tryMountOnce(dir, trial)
+    if (isDisturbed !== true || nth === trialsMax) return result
+  }
+}
+
+function tryMountOnce(dir: string, trial: ErofsTrial): ErofsSupport & {isDisturbed?: boolean} {
   let work: string
   try {
     mkdirSync(join(dir, 'staging'), {recursive: true})
@@ -171,11 +182,12 @@ function tryMount(dir: string, trial: ErofsTrial): ErofsSupport {
   } catch (error) {
     const known = toImgstoreError(error)
     const {reason} = known.details
+    const isDisturbed = !['mount', 'image', 'device'].every((name) => existsSync(join(work, name)))
     const trouble = diskTrouble(error, work)
     return {
       ok: false,
       reason: typeof reason === 'string' ? reason : known.message,
-      ...(trouble ? {trouble} : {}),
+      ...(trouble ? {trouble} : {isDisturbed}),
     }
   } finally {
     try {

@@ -1,5 +1,5 @@
 /** What this host has and lacks for mounting images and running programs in them; `imgstore doctor` prints it. */
-import {mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs'
+import {existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs'
 import {join} from 'node:path'
 import {systemCode, toImgstoreError, type ImgstoreError} from '../errors.ts'
 import {tryLibc} from '../syscalls/libc.ts'
@@ -70,7 +70,20 @@ async function look(storeDir: string, driver: OverlayDriver): Promise<HostCheck>
   return {items, canMount}
 }
 
+/** A cleanup with no patience may take the trial's directory away under it, which says nothing about the host. */
+const trialsMax = 3
+
 async function tryMount(storeDir: string, driver: OverlayDriver): Promise<MountTrial> {
+  for (let trial = 1; ; trial++) {
+    const {isDisturbed, ...result} = await tryMountOnce(storeDir, driver)
+    if (isDisturbed !== true || trial === trialsMax) return result
+  }
+}
+
+async function tryMountOnce(
+  storeDir: string,
+  driver: OverlayDriver,
+): Promise<MountTrial & {isDisturbed?: boolean}> {
   let dir: string
   try {
     mkdirSync(join(storeDir, 'staging'), {recursive: true})
@@ -87,9 +100,9 @@ async function tryMount(storeDir: string, driver: OverlayDriver): Promise<MountT
     noexec: true,
     source: 'imgstore:mount-check',
   }
+  const parts = [spec.lowerDir, spec.upperDir, spec.workDir, spec.mountPoint]
   try {
-    for (const path of [spec.lowerDir, spec.upperDir, spec.workDir, spec.mountPoint])
-      mkdirSync(path)
+    for (const path of parts) mkdirSync(path)
     writeFileSync(join(spec.lowerDir, 'file'), 'lower')
     await mountOverlay(spec, {driver})
     writeFileSync(join(spec.mountPoint, 'file'), 'upper')
@@ -102,8 +115,10 @@ async function tryMount(storeDir: string, driver: OverlayDriver): Promise<MountT
   } catch (error) {
     const known = toImgstoreError(error)
     const {reason} = known.details
+    const isDisturbed = !parts.every((path) => existsSync(path))
     const text = typeof reason === 'string' ? reason : known.message
-    return failedTrial(text, diskTrouble(error, dir))
+    const trouble = diskTrouble(error, dir)
+    return {...failedTrial(text, trouble), ...(trouble ? {} : {isDisturbed})}
   } finally {
     try {
       unmountSync(spec.mountPoint, {lazy: true})
