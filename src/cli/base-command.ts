@@ -8,7 +8,7 @@ import {join, resolve} from 'node:path'
 import {Command, Errors, Flags} from '@oclif/core'
 import {BugError} from '../core/assert.ts'
 import {errorToJson, fail, toImgstoreError, type ImgstoreError} from '../core/errors.ts'
-import type {Logger} from '../core/log.ts'
+import {plainJson, type Logger} from '../core/log.ts'
 import {
   resolveSettings,
   type ResolvedSettings,
@@ -61,16 +61,17 @@ export abstract class BaseCommand extends Command {
     return resolveSettings({flags: values, config, dataDir: this.config.dataDir})
   }
 
-  /** Opens the store, hands it to `body` and closes it, whatever happens. */
+  /** Opens the store, hands it to `body` and closes it, whatever happens. `repair`: whatever its state is. */
   protected async withStore<T>(
     flags: ParsedFlags,
-    access: 'read' | 'write',
+    access: 'read' | 'write' | 'repair',
     body: (store: Store) => Promise<T>,
   ): Promise<T> {
     const {settings, origins} = this.configure(flags)
     const {openStore} = await import('../core/store.ts')
     const log = this.logger(settings, origins)
-    const store = await openStore({settings, origins, log, role: 'command', access})
+    const how = access === 'repair' ? ({access: 'read', isForRepair: true} as const) : {access}
+    const store = await openStore({settings, origins, log, role: 'command', ...how})
     try {
       return await body(store)
     } finally {
@@ -137,7 +138,7 @@ export abstract class BaseCommand extends Command {
     const text = this.isFollowing
       ? JSON.stringify({kind: 'result', ...(json as Record<string, unknown>)})
       : JSON.stringify(json, null, 2)
-    process.stdout.write(`${text}\n`)
+    process.stdout.write(`${plainJson(text)}\n`)
   }
 
   protected override toSuccessJson(result: unknown): unknown {

@@ -22,6 +22,8 @@ export type MemoryRun<S extends string, G extends string, P> = {
   isTakeover: boolean
   dueAt: number
   patches: P[]
+  /** The code of what it last waited for, until a step is done. */
+  waitsFor?: string
   held?: ErrorJson
   failed?: ErrorJson
   /** How often each transition was written, by `from>to`. */
@@ -139,6 +141,7 @@ export class MemoryJournal<S extends string, G extends string, P = never> implem
     run.state = to
     run.attempt = 1
     run.isTakeover = false
+    delete run.waitsFor
     if (options.patch !== undefined) run.patches.push(options.patch)
     if (options.isLast) this.#end(run, 'done')
     return this.#event(claim, record, {kind: to === 'REMOVED' ? 'removed' : 'transition', to})
@@ -148,13 +151,16 @@ export class MemoryJournal<S extends string, G extends string, P = never> implem
   async wait(
     claim: Claim<S, G>,
     record: StepRecord<S>,
-    options: {error: ErrorJson; dueAt: number; nextAttempt: number},
-  ): Promise<RunEvent> {
+    options: {error: ErrorJson; dueAt: number; nextAttempt: number; isLook?: boolean},
+  ): Promise<RunEvent | undefined> {
     const run = this.#fence(claim)
+    const isRepeated = options.isLook === true && run.waitsFor === options.error.code
+    run.waitsFor = options.error.code
     run.status = 'waiting'
     run.owner = undefined
     run.dueAt = options.dueAt
     run.attempt = options.nextAttempt
+    if (isRepeated) return undefined
     return this.#event(claim, record, {
       kind: 'retry',
       error: options.error,

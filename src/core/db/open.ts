@@ -4,7 +4,7 @@ import {dirname} from 'node:path'
 import SqliteDatabase from 'better-sqlite3'
 import {Kysely} from 'kysely'
 import {fail} from '../errors.ts'
-import {fromDatabaseError} from './errors.ts'
+import {codedDatabaseError, fromDatabaseError} from './errors.ts'
 import {ImmediateDialect} from './dialect.ts'
 import {migrate, migrationNames, type Migrations} from './migrate.ts'
 import type {DB} from './schema.ts'
@@ -19,6 +19,14 @@ export type Database = {
   dataVersion(): number
   /** The words of `pragma quick_check`: "ok" when the file is sound. */
   quickCheck(): string
+  /** What `pragma integrity_check` finds, one thing each; empty when the file is sound. */
+  integrityCheck(): string[]
+  /** Makes all indexes again from their tables. */
+  reindex(): void
+  /** How many rows refer to rows that are not there. */
+  orphanRows(): number
+  /** Removes those rows; returns how many. */
+  removeOrphanRows(): number
   close(): Promise<void>
 }
 
@@ -106,6 +114,7 @@ function describe(
     path,
     dataVersion: () => version.get() as number,
     quickCheck: () => main.pragma('quick_check', {simple: true}) as string,
+    ...checksOf(main),
     async close() {
       if (fast !== db) await fast.destroy()
       await db.destroy()
@@ -113,4 +122,46 @@ function describe(
       for (const file of files) file.close()
     },
   }
+}
+
+type ForeignKeyTrouble = {table: string; rowid: number | null}
+
+function checksOf(
+  main: SqliteDatabase.Database,
+): Pick<Database, 'integrityCheck' | 'reindex' | 'orphanRows' | 'removeOrphanRows'> {
+  const orphans = (): ForeignKeyTrouble[] => main.pragma('foreign_key_check') as ForeignKeyTrouble[]
+  const remove = (): number => {
+    let removed = 0
+    for (const {table, rowid} of orphans()) {
+      const statement = `delete from "${table.replaceAll('"', '""')}" where rowid = ?`
+      removed += main.prepare(statement).run(rowid).changes
+    }
+    return removed
+  }
+  return {
+    integrityCheck: () => integrityOf(main),
+    reindex: () => {
+      patiently(main, () => main.exec('reindex'))
+    },
+    orphanRows: () => new Set(orphans().map(({table, rowid}) => `${table}:${rowid}`)).size,
+    removeOrphanRows: () => patiently(main, () => main.transaction(remove).immediate()),
+  }
+}
+
+/** Runs a rare write that goes past the dialect, and so waits for other processes by itself. */
+function patiently<T>(file: SqliteDatabase.Database, body: () => T): T {
+  file.pragma(`busy_timeout = ${busyTimeoutMs}`)
+  try {
+    return body()
+  } catch (error) {
+    throw codedDatabaseError(error, file.name) ?? error
+  } finally {
+    file.pragma('busy_timeout = 0')
+  }
+}
+
+/** What `pragma integrity_check` finds in a file; empty when it is sound. */
+export function integrityOf(file: SqliteDatabase.Database): string[] {
+  const rows = file.pragma('integrity_check(20)') as {integrity_check: string}[]
+  return rows.flatMap((row) => row.integrity_check.split('\n')).filter((words) => words !== 'ok')
 }

@@ -2,7 +2,7 @@
 import {sql, type RawBuilder} from 'kysely'
 import type {Digest} from '../digest.ts'
 import {newUlid, type ImageName, type NodeId, type OwnerId, type RunId} from '../ids.ts'
-import type {Goal, ImageState, RunSummary} from '../image.ts'
+import type {Goal, ImageState, RunStatus, RunSummary} from '../image.ts'
 import {errorFrom, present, type Query} from './query.ts'
 import type {RunsTable} from './schema.ts'
 
@@ -312,6 +312,27 @@ export async function freeRunsOf(
   return Number(result.numUpdatedRows)
 }
 
+/** The code of the error that a run last waited for, as long as no step was done since. */
+export async function lastErrorCode(q: Query, id: RunId): Promise<string | undefined> {
+  const row = await q.selectFrom('runs').where('id', '=', id).select('error').executeTakeFirst()
+  return errorFrom(row?.error ?? null)?.code
+}
+
+/** How many runs wait, by the code of what they wait for. */
+export async function countWaiting(
+  q: Query,
+  node: NodeId,
+): Promise<{code: string; count: number}[]> {
+  const code = sql<string>`coalesce(json_extract(error, '$.code'), 'none')`
+  return await q
+    .selectFrom('runs')
+    .where('node', '=', node)
+    .where('status', '=', 'waiting')
+    .select([code.as('code'), sql<number>`count(*)`.as('count')])
+    .groupBy(code)
+    .execute()
+}
+
 /** When the next run is due, or its lease runs out if somebody works on it. */
 export async function nextDueAt(q: Query, node: NodeId): Promise<number | undefined> {
   const row = await q
@@ -325,4 +346,88 @@ export async function nextDueAt(q: Query, node: NodeId): Promise<number | undefi
     )
     .executeTakeFirst()
   return row?.at ?? undefined
+}
+
+/** Until when an owner holds a run; undefined when nobody does, `expiresAt` undefined for a lease that never ends. */
+export async function getLease(
+  q: Query,
+  id: RunId,
+): Promise<{owner: OwnerId; expiresAt?: number} | undefined> {
+  const row = await q
+    .selectFrom('runs')
+    .select(['owner', 'lease_expires_at'])
+    .where('id', '=', id)
+    .where('status', '=', 'running')
+    .executeTakeFirst()
+  if (row?.owner == null) return undefined
+  return {
+    owner: row.owner,
+    ...(row.lease_expires_at === null ? {} : {expiresAt: row.lease_expires_at}),
+  }
+}
+
+export type OddRun = {id: RunId; image: ImageName; status: RunStatus}
+
+/** Open runs of a host whose image is not there: nobody ever claims them. */
+export async function listOrphanRuns(q: Query, node: NodeId): Promise<OddRun[]> {
+  return await q
+    .selectFrom('runs')
+    .leftJoin('placements', (join) =>
+      join
+        .onRef('placements.image_id', '=', 'runs.image_id')
+        .onRef('placements.node', '=', 'runs.node'),
+    )
+    .where('runs.node', '=', node)
+    .where('runs.status', 'in', open)
+    .where('placements.image_id', 'is', null)
+    .select(['runs.id', 'runs.image_name as image', 'runs.status'])
+    .execute()
+}
+
+/** Runs of a host that nobody would claim in any sensible time: the clock was set back, or the row was damaged. */
+export async function listStrandedRuns(
+  q: Query,
+  node: NodeId,
+  until: {leasedUntil: number; dueUntil: number},
+): Promise<OddRun[]> {
+  return await q
+    .selectFrom('runs')
+    .where('node', '=', node)
+    .where((eb) =>
+      eb.or([
+        eb.and([
+          eb('status', '=', 'running'),
+          eb.or([
+            eb('lease_expires_at', 'is', null),
+            eb('lease_expires_at', '>', until.leasedUntil),
+          ]),
+        ]),
+        eb.and([eb('status', 'in', ['pending', 'waiting']), eb('due_at', '>', until.dueUntil)]),
+      ]),
+    )
+    .select(['id', 'image_name as image', 'status'])
+    .execute()
+}
+
+/** Brings a stranded run back into time: its lease ends soon, unless its owner lives and renews it; or it is due. */
+export async function unstrandRun(
+  q: Query,
+  id: RunId,
+  times: {now: number; leaseMs: number},
+): Promise<void> {
+  await q
+    .updateTable('runs')
+    .set({
+      lease_expires_at: sql<
+        number | null
+      >`case status when 'running' then ${times.now + times.leaseMs} end`,
+      due_at: sql<number>`min(due_at, ${times.now})`,
+    })
+    .where('id', '=', id)
+    .execute()
+}
+
+/** Whether this database has ever had anything to do. */
+export async function hasRuns(q: Query): Promise<boolean> {
+  return (await q.selectFrom('runs').select('id').limit(1).executeTakeFirst()) !== undefined
 }

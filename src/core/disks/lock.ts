@@ -33,6 +33,22 @@ export function acquireLock(path: string): Lock | undefined {
   }
 }
 
+/** Whether a process holds the lock of that name now. Makes and removes nothing. Errors: as acquireLock. */
+export function isLocked(path: string): boolean {
+  let fd: number
+  try {
+    fd = openSync(path, 'r')
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return false
+    throw fromSystemError(error, path, 'read')
+  }
+  try {
+    return !tryLock(fd)
+  } finally {
+    closeSync(fd)
+  }
+}
+
 function isSameFile(fd: number, path: string): boolean {
   try {
     const [opened, named] = [fstatSync(fd, {bigint: true}), statSync(path, {bigint: true})]

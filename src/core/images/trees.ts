@@ -8,19 +8,20 @@ import {
   fsyncSync,
   mkdirSync,
   openSync,
-  readFileSync,
   renameSync,
   rmdirSync,
   writeFileSync,
 } from 'node:fs'
 import {chmod, mkdir, readdir, rename, rm} from 'node:fs/promises'
 import {dirname, join} from 'node:path'
+import {makeDirectory} from '../blobs/durable.ts'
 import {fail, fromSystemError, systemCode} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
 import {newUlid, type ImageName, type RunId} from '../ids.ts'
 import type {TreeBackend} from '../image.ts'
 import type {Layout} from '../layout.ts'
 import {parseTreeId, stagedPlainName, treeIdOf} from '../layout.ts'
+import {readSmallFile} from '../small-file.ts'
 
 export type TreeNote = {
   treeId: string
@@ -43,7 +44,7 @@ type Maker = {run: RunId; epoch: number}
 export async function stageTree(layout: Layout, maker: Maker): Promise<string> {
   const path = layout.stagedTree(treeIdOf(maker.run, maker.epoch))
   try {
-    await mkdir(layout.staging, {recursive: true, mode: 0o700})
+    await makeDirectory(layout.staging, 0o700)
     await setAside(layout, maker)
     await mkdir(path, {mode: 0o700})
     const rootfs = join(path, 'rootfs')
@@ -100,10 +101,18 @@ export function noteTree(layout: Layout, note: TreeNote): void {
   }
 }
 
-/** The note of a published tree, or undefined when there is none that can be read. */
+/** The note of a published tree, or undefined when there is none or none that makes sense. Errors: io_failed. */
 export function readTreeNote(layout: Layout, name: ImageName): TreeNote | undefined {
+  const path = layout.treeNote(name)
+  let text: string
   try {
-    const note = JSON.parse(readFileSync(layout.treeNote(name), 'utf8')) as Partial<TreeNote>
+    text = readSmallFile(path)
+  } catch (error) {
+    if (['ENOENT', 'ENOTDIR'].includes(systemCode(error) ?? '')) return undefined
+    throw fromSystemError(error, path, 'read')
+  }
+  try {
+    const note = JSON.parse(text) as Partial<TreeNote>
     return typeof note.treeId === 'string' ? (note as TreeNote) : undefined
   } catch {
     return undefined
@@ -125,8 +134,13 @@ export function publishTree(
 ): string | undefined {
   const place = layout.image(name)
   try {
-    if (readTreeNote(layout, name)?.treeId === treeId) return undefined
-    mkdirSync(layout.images, {recursive: true})
+    if (readTreeNote(layout, name)?.treeId === treeId) {
+      // Whoever put it here may have died before its name was durable.
+      syncDirectory(layout.images)
+      return undefined
+    }
+    if (mkdirSync(layout.images, {recursive: true}) !== undefined)
+      syncDirectory(dirname(layout.images))
     const staged = layout.stagedTree(treeId)
     if (!existsSync(join(staged, 'tree.json'))) {
       throw fail('io_failed', {path: staged, reason: 'the unpacked tree is gone'})
@@ -194,7 +208,8 @@ async function openDirectories(path: string): Promise<void> {
     if (entry.isDirectory()) await openDirectories(join(path, entry.name))
 }
 
-function syncDirectory(path: string): void {
+/** Makes names that were made, moved or removed in a directory durable. Synchronous, for what runs behind the fence. */
+export function syncDirectory(path: string): void {
   const descriptor = openSync(path, 'r')
   try {
     fsyncSync(descriptor)

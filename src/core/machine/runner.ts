@@ -192,8 +192,10 @@ async function afterError<S extends string, G extends string, K extends string, 
       : decideRetry(error, record.attempt, hadProgress, deps.retry(), deps.random())
   if (decision.isRetried) {
     const dueAt = deps.clock.now() + decision.waitMs
-    const options = {error: errorToJson(error), dueAt, nextAttempt: decision.nextAttempt}
-    tell(deps, await deps.journal.wait(claim, record, options))
+    const isLook = error.retry === 'wait'
+    const options = {error: errorToJson(error), dueAt, nextAttempt: decision.nextAttempt, isLook}
+    const event = await deps.journal.wait(claim, record, options)
+    if (event) tell(deps, event)
     return 'waiting'
   }
   // What the host must first be helped with is no failure of a subject that has a safe place to stay.

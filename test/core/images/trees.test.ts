@@ -74,6 +74,10 @@ describe('trees', () => {
       const other = await staged(layout, 'other')
       await stageTree(layout, {run, epoch: 2})
       expect(readdirSync(layout.staging).sort()).to.deep.equal([treeIdOf(run, 2), other].sort())
+      await discardStaged(layout, {run, epoch: 1})
+      expect(readdirSync(layout.staging).sort(), 'a later claim is at work').to.deep.equal(
+        [treeIdOf(run, 2), other].sort(),
+      )
       await discardStaged(layout, {run, epoch: 2})
       expect(readdirSync(layout.staging)).to.deep.equal([other])
     })
