@@ -11,7 +11,7 @@ import {rawDisk, sha256Of} from '../support/disk-image.ts'
 import {makeImage, readTree, type Image} from '../support/image-maker.ts'
 import {until, useScenes, type Ran, type Scene} from '../support/program.ts'
 import {requires} from '../support/requires.ts'
-import {failpointsOfSources, isOfPublishing} from '../support/source-failpoints.ts'
+import {failpointsOfSources, isOfBackups, isOfPublishing} from '../support/source-failpoints.ts'
 import {
   eventsOf,
   expectHistory,
@@ -505,8 +505,10 @@ describe('dying at every failpoint', function () {
   )
 
   it('has a scenario for each failpoint of the sources, and none for another', () => {
-    // test/crash/publish.test.ts has the others.
-    const names = failpointsOfSources().filter((name) => !isOfPublishing(name))
+    // test/crash/publish.test.ts and test/crash/backup.test.ts have the others.
+    const names = failpointsOfSources().filter(
+      (name) => !isOfPublishing(name) && !isOfBackups(name),
+    )
     expect(names).to.have.length.greaterThan(30)
     const covered = new Set(all.map(([name]) => name))
     expect([...covered].sort()).to.deep.equal(names)

@@ -148,7 +148,7 @@ export function canMountErofs(dir: string, trial: ErofsTrial): Promise<ErofsSupp
 function tryMount(dir: string, trial: ErofsTrial): ErofsSupport {
   let work: string
   try {
-    mkdirSync(join(dir, 'staging'), {recursive: true})
+    mkdirSync(join(dir, 'staging'), {recursive: true, mode: 0o700})
     work = mkdtempSync(join(dir, 'staging', 'erofs-check-'))
   } catch (error) {
     return {ok: false, reason: `cannot write into the store: ${reasonOf(error)}`}

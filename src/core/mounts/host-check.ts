@@ -65,7 +65,7 @@ async function look(storeDir: string, driver: OverlayDriver): Promise<HostCheck>
 async function tryMount(storeDir: string, driver: OverlayDriver): Promise<HostCheck['canMount']> {
   let dir: string
   try {
-    mkdirSync(join(storeDir, 'staging'), {recursive: true})
+    mkdirSync(join(storeDir, 'staging'), {recursive: true, mode: 0o700})
     dir = mkdtempSync(join(storeDir, 'staging', 'mount-check-'))
   } catch (error) {
     return {
