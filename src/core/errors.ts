@@ -153,7 +153,7 @@ export const errorTable = {
   }),
   file_not_found: row<{path: string}>({
     message: (d) => `there is no file ${quote(d.path)}`,
-    hint: 'Check the path.',
+    hint: 'Check the path and its spelling.',
     fault: 'user',
     retry: 'never',
     exit: 10,
@@ -273,7 +273,7 @@ export const errorTable = {
     message: (d) => `another program is writing ${d.path} just now`,
     hint: 'Wait for it to end, or choose another name.',
     fault: 'user',
-    retry: 'backoff',
+    retry: 'never',
     exit: 11,
     http: 409,
     grpc: 'aborted',
