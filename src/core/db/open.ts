@@ -1,5 +1,5 @@
 /** Opens the database file: pragmas, version check, migration. The only place that loads better-sqlite3. */
-import {existsSync, mkdirSync} from 'node:fs'
+import {existsSync} from 'node:fs'
 import {dirname} from 'node:path'
 import SqliteDatabase from 'better-sqlite3'
 import {Kysely} from 'kysely'
@@ -8,6 +8,7 @@ import {codedDatabaseError, fromDatabaseError} from './errors.ts'
 import {ImmediateDialect} from './dialect.ts'
 import {migrate, migrationNames} from './migrate.ts'
 import type {DB} from './schema.ts'
+import {makeDirectories} from '../syscalls/make-directories.ts'
 
 export type Database = {
   /** Commits are durable when they return (`synchronous=FULL`): states, runs, events. */
@@ -42,8 +43,7 @@ const busyTimeoutMs = 15_000
 export async function openDatabase(path: string): Promise<Database> {
   let main: SqliteDatabase.Database | undefined
   try {
-    if (path !== ':memory:' && !existsSync(dirname(path)))
-      mkdirSync(dirname(path), {recursive: true})
+    if (path !== ':memory:' && !existsSync(dirname(path))) makeDirectories(dirname(path))
     main = openFile(path)
     const db = kyselyOn(main)
     await bringUpToDate(main, db, path)
