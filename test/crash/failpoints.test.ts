@@ -87,6 +87,9 @@ function damageBlob({scene, image}: Stage): void {
   writeFileSync(path, bytes)
 }
 
+/** What happens when a database is made, or an older one brought up to date. */
+const migrating = ['db.migration_done', 'db.migrated']
+
 /** Places on the straight way from a URL to a mounted tree, where a worker dies. */
 const straight = [
   'journal.claimed',
@@ -277,6 +280,9 @@ const cases: Record<string, Case[]> = {
           : []),
       ],
     ]),
+  ),
+  ...Object.fromEntries(
+    migrating.map((name) => [name, one('making a store', {act: ['fetch'], again: ['fetch']})]),
   ),
   'images.registered': one('a command that fetches', {act: ['fetch'], again: ['fetch']}),
   'images.asked': [

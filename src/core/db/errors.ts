@@ -9,7 +9,10 @@ export function codedDatabaseError(error: unknown, path: string): ImgstoreError 
   if (code.startsWith('SQLITE_BUSY') || code.startsWith('SQLITE_LOCKED')) {
     return fail('store_busy', {path}, {cause: error})
   }
-  if (code === 'SQLITE_FULL') return fail('no_space', {path}, {cause: error})
+  // The second: the index of the log beside the database could not be made larger, which takes no more than room.
+  if (code === 'SQLITE_FULL' || code === 'SQLITE_IOERR_SHMSIZE') {
+    return fail('no_space', {path}, {cause: error})
+  }
   if (code.startsWith('SQLITE_READONLY')) {
     return fail('permission_denied', {path, action: 'write'}, {cause: error})
   }

@@ -10,7 +10,7 @@ import {
   retireImage,
   stageTree,
 } from '../../../src/core/images/trees.ts'
-import {layoutOf, treeIdOf, type Layout} from '../../../src/core/layout.ts'
+import {layoutOf, parseTreeId, treeIdOf, type Layout} from '../../../src/core/layout.ts'
 import {withTempDir} from '../../support/temp-dir.ts'
 
 const name = 'image' as ImageName
@@ -80,6 +80,22 @@ describe('trees', () => {
       )
       await discardStaged(layout, {run, epoch: 2})
       expect(readdirSync(layout.staging)).to.deep.equal([other])
+    })
+  })
+
+  it('of earlier claims may be set aside by several later ones at once', async () => {
+    await withLayout(async (layout) => {
+      const run = newUlid(1) as RunId
+      for (let epoch = 1; epoch <= 20; epoch++)
+        mkdirSync(layout.stagedTree(treeIdOf(run, epoch)), {recursive: true})
+      const epochs = [21, 22, 23, 24]
+      const staging = epochs.map((epoch) => stageTree(layout, {run, epoch}))
+      const last = (await Promise.allSettled(staging)).at(-1)
+      expect(last, 'the latest has nobody to yield to').to.include({status: 'fulfilled'})
+      const earlier = readdirSync(layout.staging).filter(
+        (name) => (parseTreeId(name)?.epoch ?? 0) <= 20,
+      )
+      expect(earlier).to.deep.equal([])
     })
   })
 
