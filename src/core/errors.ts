@@ -291,7 +291,7 @@ export const errorTable = {
     message: (d) => `the database ${d.path} is in use by ${d.by}`,
     hint: 'Stop it (`systemctl stop imgstore-worker`), then try again.',
     fault: 'user',
-    retry: 'after_fix',
+    retry: 'never',
     exit: 11,
     http: 409,
     grpc: 'failed_precondition',
@@ -715,7 +715,8 @@ export function errorToJson(error: ImgstoreError): ErrorJson {
 
 /** The `code` of a Node system error (`ENOENT` …), or undefined for anything else. */
 export function systemCode(error: unknown): string | undefined {
-  if (!(error instanceof Error && 'code' in error && typeof error.code === 'string')) return undefined
+  if (!(error instanceof Error && 'code' in error && typeof error.code === 'string'))
+    return undefined
   if (!/^unknown/i.test(error.code) || !('errno' in error)) return error.code
   return unnamed[-Number(error.errno)] ?? error.code
 }
