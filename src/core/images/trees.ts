@@ -67,7 +67,10 @@ export async function discardStaged(layout: Layout, maker: Maker): Promise<void>
 async function setAside(layout: Layout, maker: Maker): Promise<void> {
   for (const path of await stagedOf(layout, maker)) {
     const target = join(layout.staging, `old-${newUlid(Date.now())}`)
-    await rename(path, target)
+    // Its maker, or a cleanup, may have removed it just now.
+    await rename(path, target).catch((error: unknown) => {
+      if (systemCode(error) !== 'ENOENT') throw error
+    })
     await removeTree(target).catch(() => undefined)
   }
 }

@@ -7,6 +7,7 @@ import {
   noteTree,
   publishTree,
   readTreeNote,
+  removeTree,
   retireImage,
   stageTree,
 } from '../../../src/core/images/trees.ts'
@@ -80,6 +81,22 @@ describe('trees', () => {
       )
       await discardStaged(layout, {run, epoch: 2})
       expect(readdirSync(layout.staging)).to.deep.equal([other])
+    })
+  })
+
+  it('of earlier claims may go while they are set aside', async () => {
+    await withLayout(async (layout) => {
+      const run = newUlid(1) as RunId
+      for (let n = 0; n < 20; n++) {
+        for (const epoch of [1, 2, 3, 4])
+          mkdirSync(join(layout.stagedTree(treeIdOf(run, epoch)), 'rootfs'), {recursive: true})
+        await Promise.all([
+          stageTree(layout, {run, epoch: 5}),
+          ...[1, 2, 3, 4].map((epoch) => removeTree(layout.stagedTree(treeIdOf(run, epoch)))),
+        ])
+        expect(readdirSync(layout.staging)).to.deep.equal([treeIdOf(run, 5)])
+        await discardStaged(layout, {run, epoch: 5})
+      }
     })
   })
 
