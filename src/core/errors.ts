@@ -661,8 +661,16 @@ export function errorToJson(error: ImgstoreError): ErrorJson {
 
 /** The `code` of a Node system error (`ENOENT` …), or undefined for anything else. */
 export function systemCode(error: unknown): string | undefined {
-  if (error instanceof Error && 'code' in error && typeof error.code === 'string') return error.code
-  return undefined
+  if (!(error instanceof Error && 'code' in error && typeof error.code === 'string')) return undefined
+  if (!/^unknown/i.test(error.code) || !('errno' in error)) return error.code
+  return unnamed[-Number(error.errno)] ?? error.code
+}
+
+/** What disks say and libuv has no name for (`UNKNOWN`, `Unknown system error -122`): asm-generic/errno.h of Linux. */
+const unnamed: Readonly<Record<number, string>> = {
+  117: 'EUCLEAN',
+  121: 'EREMOTEIO',
+  122: 'EDQUOT',
 }
 
 /**

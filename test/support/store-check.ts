@@ -33,6 +33,7 @@ export type RunRow = {
   goal: string
   status: string
   owner: string | null
+  finished_at: number | null
 }
 
 /** Reads rows of the store's database, past the program. */
@@ -130,7 +131,7 @@ export async function expectNothingOrphaned(scene: Scene): Promise<void> {
   await scene.ok(['cleanup'], {env: {IMGSTORE_STALE_AFTER: '0'}})
   const images = imagesOf(scene)
   const withTree = images.filter(({state}) => ['STORED', 'ACTIVE'].includes(state))
-  const active = images.filter(({state, kind}) => state === 'ACTIVE' && kind === 'rootfs')
+  const active = images.filter(({state}) => state === 'ACTIVE')
   const used = images.filter(({state}) => !['NEW', 'FAILED'].includes(state))
   const blobs = [...new Set(used.map(({digest}) => `${digest}.tar`))].sort()
   expect(namesIn(scene, 'staging'), 'staging').to.deep.equal([])

@@ -67,10 +67,13 @@ export async function discardStaged(layout: Layout, maker: Maker): Promise<void>
 async function setAside(layout: Layout, maker: Maker): Promise<void> {
   for (const path of await stagedOf(layout, maker)) {
     const target = join(layout.staging, `old-${newUlid(Date.now())}`)
-    // Its maker, or a cleanup, may have removed it just now.
-    await rename(path, target).catch((error: unknown) => {
-      if (systemCode(error) !== 'ENOENT') throw error
-    })
+    try {
+      await rename(path, target)
+    } catch (error) {
+      // Another claim of the run, earlier or later, is just doing the same.
+      if (systemCode(error) === 'ENOENT') continue
+      throw error
+    }
     await removeTree(target).catch(() => undefined)
   }
 }
