@@ -151,6 +151,15 @@ export const errorTable = {
     http: 404,
     grpc: 'not_found',
   }),
+  file_not_found: row<{path: string}>({
+    message: (d) => `there is no file ${quote(d.path)}`,
+    hint: 'Check the path.',
+    fault: 'user',
+    retry: 'never',
+    exit: 10,
+    http: 404,
+    grpc: 'not_found',
+  }),
   // busy
   name_taken: row<{name: string; difference: string}>({
     message: (d) => `the name ${quote(d.name)} is taken by an image with another ${d.difference}`,
@@ -251,7 +260,52 @@ export const errorTable = {
     http: 409,
     grpc: 'failed_precondition',
   }),
+  file_exists: row<{path: string}>({
+    message: (d) => `${d.path} is there already`,
+    hint: 'Choose another name, or give --force to replace it.',
+    fault: 'user',
+    retry: 'never',
+    exit: 11,
+    http: 409,
+    grpc: 'already_exists',
+  }),
+  file_busy: row<{path: string}>({
+    message: (d) => `another program is writing ${d.path} just now`,
+    hint: 'Wait for it to end, or choose another name.',
+    fault: 'user',
+    retry: 'backoff',
+    exit: 11,
+    http: 409,
+    grpc: 'aborted',
+  }),
+  store_exists: row<{path: string; images: number}>({
+    message: (d) => `the database ${d.path} has images already (${d.images})`,
+    hint: 'Give --force to put the backup in its place; the old database is kept beside it.',
+    fault: 'user',
+    retry: 'never',
+    exit: 11,
+    http: 409,
+    grpc: 'already_exists',
+  }),
+  store_in_use: row<{path: string; by: string}>({
+    message: (d) => `the database ${d.path} is in use by ${d.by}`,
+    hint: 'Stop it (`systemctl stop imgstore-worker`), then try again.',
+    fault: 'user',
+    retry: 'after_fix',
+    exit: 11,
+    http: 409,
+    grpc: 'failed_precondition',
+  }),
   // integrity
+  backup_invalid: row<{path: string; reason: string}>({
+    message: (d) => `${d.path} cannot be restored: ${printable(d.reason)}`,
+    hint: 'Nothing was changed. Take another backup, or copy this one again from where it is whole.',
+    fault: 'user',
+    retry: 'never',
+    exit: 12,
+    http: 422,
+    grpc: 'data_loss',
+  }),
   digest_mismatch: row<{expected: string; actual: string; sizeBytes: number}>({
     message: (d) =>
       `the content has digest sha256:${d.actual}, expected sha256:${d.expected} (${d.sizeBytes} bytes read)`,

@@ -169,7 +169,7 @@ export function bentBytes(random: () => number, right: Buffer): Buffer {
     case 5:
       return Buffer.from(JSON.stringify(anyJson(random, 3)))
     case 6:
-      return Buffer.from(`${'['.repeat(100_000)}`)
+      return Buffer.from('['.repeat(100_000))
     default:
       return bentJson(random, right)
   }

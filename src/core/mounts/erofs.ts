@@ -161,7 +161,7 @@ function tryMount(dir: string, trial: ErofsTrial): ErofsSupport {
 function tryMountOnce(dir: string, trial: ErofsTrial): ErofsSupport & {isDisturbed?: boolean} {
   let work: string
   try {
-    mkdirSync(join(dir, 'staging'), {recursive: true})
+    mkdirSync(join(dir, 'staging'), {recursive: true, mode: 0o700})
     work = mkdtempSync(join(dir, 'staging', 'erofs-check-'))
   } catch (error) {
     const trouble = diskTrouble(error, dir)

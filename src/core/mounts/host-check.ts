@@ -86,7 +86,7 @@ async function tryMountOnce(
 ): Promise<MountTrial & {isDisturbed?: boolean}> {
   let dir: string
   try {
-    mkdirSync(join(storeDir, 'staging'), {recursive: true})
+    mkdirSync(join(storeDir, 'staging'), {recursive: true, mode: 0o700})
     dir = mkdtempSync(join(storeDir, 'staging', 'mount-check-'))
   } catch (error) {
     const reason = `cannot write into the store (${systemCode(error) ?? String(error)})`
