@@ -3,7 +3,7 @@
  * and after our own code runs.
  */
 import {spawnSync} from 'node:child_process'
-import {chmodSync, mkdirSync, symlinkSync, writeFileSync} from 'node:fs'
+import {mkdirSync, symlinkSync, writeFileSync} from 'node:fs'
 import {join} from 'node:path'
 import {setTimeout as sleep} from 'node:timers/promises'
 import {expect} from 'chai'
@@ -20,6 +20,7 @@ import {
 } from '../support/hostile.ts'
 import {randomOf} from '../support/image-maker.ts'
 import {program, useScenes, type Ran, type Scene, type StartOptions} from '../support/program.ts'
+import {requires} from '../support/requires.ts'
 import {commandIds} from '../support/run-command.ts'
 
 const random = randomOf(faultSeed)
@@ -33,7 +34,7 @@ let cases = 0
 async function answer(
   scene: Scene,
   args: readonly string[],
-  o: StartOptions & {staysMs?: number} = {},
+  o: StartOptions & {staysMs?: number; isTerminal?: boolean} = {},
 ): Promise<Ran> {
   cases++
   const running = scene.start(args, o)
@@ -41,11 +42,21 @@ async function answer(
   const ran = await Promise.race([running.exited, sleep(30_000, undefined, {ref: false})])
   clearTimeout(timer)
   if (ran === undefined) throw new Error(`never ended: ${JSON.stringify(args)}`)
-  expectCivil(() => JSON.stringify([args, o]), {...ran, exit: ran.code})
+  const stdout = o.isTerminal ? withoutOwnControls(ran.stdout) : ran.stdout
+  expectCivil(() => JSON.stringify([args, o]), {...ran, stdout, exit: ran.code})
   return ran
 }
 
+/** What the program itself sends to a terminal: colours, the cursor, lines cleared. Hostile ones are others. */
+function withoutOwnControls(text: string): string {
+  return text
+    .replaceAll(/\u001b\[(0|1|2|22|3[0-9]|9[0-7])?m/g, '')
+    .replaceAll(/\u001b\[(\?\d+[hl]|\d*[ABCDGK]|0?J)/g, '')
+    .replaceAll('\r', '')
+}
+
 describe('bad input to the program', function () {
+  requires('program:script')
   this.timeout(isLong ? 3_600_000 : 120_000)
   const newScene = useScenes()
   before(() => console.log(`    IMGSTORE_TEST_SEED=${faultSeed}`))
@@ -83,11 +94,14 @@ describe('bad input to the program', function () {
     await answer(scene, ['list'], {env})
     // Node itself dies of this one.
     await answer(scene, ['list'], {env: {...env, LANG: '/nonexistent/x'}})
-    for (const value of ['/dev/null', '/nonexistent/x', '\u001b[31m', 'a\nb'])
+    for (const value of ['/dev/null', '/nonexistent/x', '\u001b[41;5m', 'a\nb'])
       for (const name of ['HOME', 'XDG_CONFIG_HOME', 'LANG'])
         if (isLong || random() < 0.3) await answer(scene, ['list'], {env: {...env, [name]: value}})
     mkdirSync(join(scene.dir, 'plugins'))
-    writeFileSync(join(scene.dir, 'plugins/package.json'), '{"oclif": {"plugins": ["\u001b[31m"]}}')
+    writeFileSync(
+      join(scene.dir, 'plugins/package.json'),
+      '{"oclif": {"plugins": ["\u001b[41;5m"]}}',
+    )
     await answer(scene, ['status'], {env: {XDG_DATA_HOME: join(scene.dir, 'plugins')}})
   })
 
@@ -157,6 +171,28 @@ describe('bad input to the program', function () {
     }
   })
 
+  it("in a source's answers does not steer a terminal that shows the progress", async () => {
+    const scene = newScene()
+    const server = await HostileServer.start()
+    const url = `http://me:${canary}@127.0.0.1:${server.port}/x.tar?token=${canary}`
+    try {
+      server.answer = () => hostileAnswer(random, server.port)
+      for (let i = 0; i < howMany(2, 300); i++) {
+        const fetch = `'${program}' fetch image-${i} '${url}' ${'a'.repeat(64)} --wait`
+        const wishes = '--no-activate --max-attempts=2 --retry-wait=10ms --stall-timeout=200ms'
+        // util-linux's script gives the program a terminal.
+        const ran = await answer(scene, ['-qefc', `${fetch} ${wishes}`, '/dev/null'], {
+          command: 'script',
+          env: {TERM: 'xterm-256color'},
+          isTerminal: true,
+        })
+        expect(ran.stdout).to.include(`image-${i}`)
+      }
+    } finally {
+      await server.close()
+    }
+  })
+
   it('at the place of the store or its database is refused by its path', async () => {
     const scene = newScene()
     const places: [string, (path: string) => void][] = [
@@ -164,8 +200,8 @@ describe('bad input to the program', function () {
       ['pipe', (path) => spawnSync('mkfifo', [path])],
       ['circle', (path) => symlinkSync(path, path)],
       ['device', (path) => symlinkSync('/dev/zero', path)],
-      ['closed', (path) => (mkdirSync(path), chmodSync(path, 0))],
-      ['\u001b[31m', (path) => writeFileSync(path, 'x')],
+      ['closed', (path) => mkdirSync(path, {mode: 0})],
+      ['\u001b[41;5m', (path) => writeFileSync(path, 'x')],
     ]
     for (const [name, make] of places) {
       const path = join(scene.dir, name)

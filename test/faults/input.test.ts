@@ -318,7 +318,7 @@ function bendStore(dir: string, digest: string): string {
     `store/blobs/${digest}.tar.raw.json`,
     'store/disks/one.json',
     'store/staging/x',
-    'store/blobs/\u001b[31m\u009b\u202e',
+    'store/blobs/\u001b[41;5m\u009b\u202e',
     'store/images/\u001b]0;x\u0007',
     'store',
     'store/blobs',

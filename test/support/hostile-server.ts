@@ -9,7 +9,7 @@ const statusLines = [
   'HTTP/1.1 206 Partial Content',
   'HTTP/1.1 302 Found',
   'HTTP/1.1 302 Found',
-  'HTTP/1.1 200 \u001b[31mOK',
+  'HTTP/1.1 200 \u001b[41;5mOK',
   'HTTP/1.1 404 \u001b]0;x\u0007',
   'HTTP/1.1 403 \u009b31m\u202e',
   'HTTP/1.1 503 \u202e',
@@ -20,9 +20,9 @@ const statusLines = [
   'HTTP/1.1 -200 x',
   'HTTP/9.9 200 OK',
   'HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK',
-  'HTTP/1.1 101 Switching Protocols\r\nUpgrade: \u001b[31m\r\nConnection: upgrade',
+  'HTTP/1.1 101 Switching Protocols\r\nUpgrade: \u001b[41;5m\r\nConnection: upgrade',
   'ICY 200 OK',
-  '\u001b[2J',
+  '\u001b[3J',
   '',
 ]
 const numbers = ['0', '5', '100', '-1', '1e9', '99999999999999999999', '5, 5', '0x10', ' ', '٣']
@@ -41,19 +41,19 @@ const names = [
   'Set-Cookie',
   'Connection',
   '__proto__',
-  '\u001b[31m',
+  '\u001b[41;5m',
 ]
 const values: Readonly<Record<string, readonly string[]>> = {
   'Content-Length': numbers,
   'Retry-After': [...numbers, 'Fri, 99 Foo 2099', 'Wed, 21 Oct 2099 07:28:00 GMT'],
-  'Content-Range': ['bytes 0-99/100', 'bytes 5-4/1', 'bytes */5', 'bytes 0-\u001b[31m/1'].concat(
+  'Content-Range': ['bytes 0-99/100', 'bytes 5-4/1', 'bytes */5', 'bytes 0-\u001b[41;5m/1'].concat(
     numbers.map((n) => `bytes ${n}-${n}/${n}`),
   ),
-  'Content-Encoding': ['gzip', 'br, gzip', 'identity', 'x\u001b[31m', 'deflate', 'zstd'],
-  'Content-Type': ['text/html', 'multipart/byteranges; boundary=\u001b[31m'],
-  'Transfer-Encoding': ['chunked', 'gzip', '\u001b[31m'],
+  'Content-Encoding': ['gzip', 'br, gzip', 'identity', 'x\u001b[41;5m', 'deflate', 'zstd'],
+  'Content-Type': ['text/html', 'multipart/byteranges; boundary=\u001b[41;5m'],
+  'Transfer-Encoding': ['chunked', 'gzip', '\u001b[41;5m'],
   'Content-Disposition': ['attachment; filename="../../evil"', 'attachment; filename=/etc/passwd'],
-  ETag: ['"\u001b[31m"', 'W/"x"', `"${canary}"`, '"a\u202eb"', `"${'x'.repeat(10_000)}"`],
+  ETag: ['"\u001b[41;5m"', 'W/"x"', `"${canary}"`, '"a\u202eb"', `"${'x'.repeat(10_000)}"`],
 }
 
 /** Bytes of an answer: a head of odd pieces and some body. */
@@ -64,7 +64,7 @@ export function hostileAnswer(random: () => number, port: number): Buffer {
     ...hostileTexts,
     `http://user:${canary}@127.0.0.1:${port}/other?token=${canary}`,
     `//user:${canary}@127.0.0.1:${port}/`,
-    `/\u001b[31m?sig=${canary}`,
+    `/\u001b[41;5m?sig=${canary}`,
   ]
   const lines = [pick(statusLines)]
   const count = random() < 0.02 ? 3000 : Math.floor(random() * 6)
@@ -78,7 +78,7 @@ export function hostileAnswer(random: () => number, port: number): Buffer {
   const bodies = [
     '',
     'x'.repeat(5),
-    `<!DOCTYPE html><script>\u001b[31m${canary}</script>`,
+    `<!DOCTYPE html><script>\u001b[41;5m${canary}</script>`,
     `5\r\nhello\r\n0\r\n\r\n`,
     'ffffffffffffffffff\r\n',
     '\u0000'.repeat(2000),

@@ -25,7 +25,7 @@ export const hostileTexts: readonly string[] = [
   'a\nb',
   '\r\nX: y',
   '\t',
-  '\u001b[2J\u001b[31mred',
+  '\u001b[3J\u001b[41;5mred',
   '\u001b]0;title\u0007',
   '\u009b31mred',
   '\u009d0;title\u009c',
@@ -67,7 +67,7 @@ export const hostileTexts: readonly string[] = [
 /** Addresses; those with a secret in them all end at a closed port or nowhere. */
 export const hostileUrls: readonly string[] = [
   `http://user:${canary}@127.0.0.1:1/x.tar`,
-  `http://user:${canary}@127.0.0.1:1/x.tar?token=${canary}&a=\u001b[31m`,
+  `http://user:${canary}@127.0.0.1:1/x.tar?token=${canary}&a=\u001b[41;5m`,
   `https://127.0.0.1:1/x?X-Amz-Signature=${canary}#${canary}`,
   `HTTP://U:${canary}@127.0.0.1:1/`,
   ` http://u:${canary}@127.0.0.1:1/`,
@@ -75,7 +75,7 @@ export const hostileUrls: readonly string[] = [
   `http://u:${canary}@[::1`,
   `http://u:${canary}@127.0.0.1:99999/`,
   `http://u:${canary}%zz@127.0.0.1:1/`,
-  `http://u:${canary}\u001b[31m@127.0.0.1:1/`,
+  `http://u:${canary}\u001b[41;5m@127.0.0.1:1/`,
   `http://u:${canary}@127.0.0.1:1/\u202etar`,
   `http:u:${canary}@127.0.0.1:1/`,
   `http:/u:${canary}@127.0.0.1:1/`,
@@ -171,7 +171,7 @@ export function bentBytes(random: () => number, right: Buffer): Buffer {
     case 5:
       return Buffer.from(JSON.stringify(anyJson(random, 3)))
     case 6:
-      return Buffer.from(`${'['.repeat(100_000)}`)
+      return Buffer.from('['.repeat(100_000))
     default:
       return bentJson(random, right)
   }
