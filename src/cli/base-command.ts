@@ -61,16 +61,17 @@ export abstract class BaseCommand extends Command {
     return resolveSettings({flags: values, config, dataDir: this.config.dataDir})
   }
 
-  /** Opens the store, hands it to `body` and closes it, whatever happens. */
+  /** Opens the store, hands it to `body` and closes it, whatever happens. `repair`: whatever its state is. */
   protected async withStore<T>(
     flags: ParsedFlags,
-    access: 'read' | 'write',
+    access: 'read' | 'write' | 'repair',
     body: (store: Store) => Promise<T>,
   ): Promise<T> {
     const {settings, origins} = this.configure(flags)
     const {openStore} = await import('../core/store.ts')
     const log = this.logger(settings, origins)
-    const store = await openStore({settings, origins, log, role: 'command', access})
+    const how = access === 'repair' ? ({access: 'read', isForRepair: true} as const) : {access}
+    const store = await openStore({settings, origins, log, role: 'command', ...how})
     try {
       return await body(store)
     } finally {
@@ -79,7 +80,7 @@ export abstract class BaseCommand extends Command {
   }
 
   /** A command reports by its output; of its log a person sees warnings, unless they ask for more. */
-  private logger(settings: Settings, origins: SettingOrigins): Logger {
+  protected logger(settings: Settings, origins: SettingOrigins): Logger {
     return createCliLogger({
       level: origins.logLevel === 'default' ? 'warn' : settings.logLevel,
       isJson: settings.logFormat === 'json',

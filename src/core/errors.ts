@@ -5,8 +5,8 @@
 
 import {withoutSecrets} from './log.ts'
 
-/** What the state machine does about a failure. */
-export type Retry = 'never' | 'backoff' | 'after_fix'
+/** What the state machine does about a failure. `wait`: it looks again now and then, and counts no attempt. */
+export type Retry = 'never' | 'backoff' | 'wait' | 'after_fix'
 
 /** Who can do something about a failure. */
 export type Fault = 'user' | 'host' | 'source' | 'bug'
@@ -151,6 +151,15 @@ export const errorTable = {
     http: 404,
     grpc: 'not_found',
   }),
+  file_not_found: row<{path: string}>({
+    message: (d) => `there is no file ${quote(d.path)}`,
+    hint: 'Check the path.',
+    fault: 'user',
+    retry: 'never',
+    exit: 10,
+    http: 404,
+    grpc: 'not_found',
+  }),
   // busy
   name_taken: row<{name: string; difference: string}>({
     message: (d) => `the name ${quote(d.name)} is taken by an image with another ${d.difference}`,
@@ -251,7 +260,52 @@ export const errorTable = {
     http: 409,
     grpc: 'failed_precondition',
   }),
+  file_exists: row<{path: string}>({
+    message: (d) => `${d.path} is there already`,
+    hint: 'Choose another name, or give --force to replace it.',
+    fault: 'user',
+    retry: 'never',
+    exit: 11,
+    http: 409,
+    grpc: 'already_exists',
+  }),
+  file_busy: row<{path: string}>({
+    message: (d) => `another program is writing ${d.path} just now`,
+    hint: 'Wait for it to end, or choose another name.',
+    fault: 'user',
+    retry: 'backoff',
+    exit: 11,
+    http: 409,
+    grpc: 'aborted',
+  }),
+  store_exists: row<{path: string; images: number}>({
+    message: (d) => `the database ${d.path} has images already (${d.images})`,
+    hint: 'Give --force to put the backup in its place; the old database is kept beside it.',
+    fault: 'user',
+    retry: 'never',
+    exit: 11,
+    http: 409,
+    grpc: 'already_exists',
+  }),
+  store_in_use: row<{path: string; by: string}>({
+    message: (d) => `the database ${d.path} is in use by ${d.by}`,
+    hint: 'Stop it (`systemctl stop imgstore-worker`), then try again.',
+    fault: 'user',
+    retry: 'after_fix',
+    exit: 11,
+    http: 409,
+    grpc: 'failed_precondition',
+  }),
   // integrity
+  backup_invalid: row<{path: string; reason: string}>({
+    message: (d) => `${d.path} cannot be restored: ${printable(d.reason)}`,
+    hint: 'Nothing was changed. Take another backup, or copy this one again from where it is whole.',
+    fault: 'user',
+    retry: 'never',
+    exit: 12,
+    http: 422,
+    grpc: 'data_loss',
+  }),
   digest_mismatch: row<{expected: string; actual: string; sizeBytes: number}>({
     message: (d) =>
       `the content has digest sha256:${d.actual}, expected sha256:${d.expected} (${d.sizeBytes} bytes read)`,
@@ -283,8 +337,8 @@ export const errorTable = {
     grpc: 'unavailable',
   }),
   source_unavailable: row<{url: string; reason: string; retryAfterMs?: number}>({
-    message: (d) => `cannot read ${d.url}: ${d.reason}`,
-    hint: 'The source or the network is in trouble. It is tried again by itself; after that, `imgstore retry NAME`.',
+    message: (d) => `${d.url} is not available: ${d.reason}`,
+    hint: 'The server or the network is in trouble. It is tried again by itself; after that, `imgstore retry NAME`.',
     fault: 'source',
     retry: 'backoff',
     exit: 13,
@@ -357,6 +411,16 @@ export const errorTable = {
     http: 507,
     grpc: 'resource_exhausted',
   }),
+  space_low: row<{path: string; freeBytes: number; neededBytes: number; reserveBytes: number}>({
+    message: (d) =>
+      `waiting for space: ${size(d.freeBytes)} free, ${d.neededBytes > 0 ? `needs ${size(d.neededBytes)} and` : 'needs'} a reserve of ${size(d.reserveBytes)} (${d.path})`,
+    hint: 'Free space: `imgstore cleanup`, or remove images. It then goes on by itself; --space-reserve sets the reserve.',
+    fault: 'host',
+    retry: 'wait',
+    exit: 14,
+    http: 507,
+    grpc: 'resource_exhausted',
+  }),
   // host
   io_failed: row<{path: string; reason: string}>({
     message: (d) => `reading or writing ${d.path} failed: ${d.reason}`,
@@ -388,7 +452,7 @@ export const errorTable = {
   }),
   store_invalid: row<{path: string; reason: string}>({
     message: (d) => `${d.path} cannot be used as a store: ${d.reason}`,
-    hint: 'Choose another path with --store or --db, or restore the database from a backup.',
+    hint: 'Choose another path with --store or --db, or bring a backup back with `imgstore restore FILE --force`.',
     fault: 'host',
     retry: 'never',
     exit: 15,
@@ -654,8 +718,16 @@ export function errorToJson(error: ImgstoreError): ErrorJson {
 
 /** The `code` of a Node system error (`ENOENT` …), or undefined for anything else. */
 export function systemCode(error: unknown): string | undefined {
-  if (error instanceof Error && 'code' in error && typeof error.code === 'string') return error.code
-  return undefined
+  if (!(error instanceof Error && 'code' in error && typeof error.code === 'string')) return undefined
+  if (!/^unknown/i.test(error.code) || !('errno' in error)) return error.code
+  return unnamed[-Number(error.errno)] ?? error.code
+}
+
+/** What disks say and libuv has no name for (`UNKNOWN`, `Unknown system error -122`): asm-generic/errno.h of Linux. */
+const unnamed: Readonly<Record<number, string>> = {
+  117: 'EUCLEAN',
+  121: 'EREMOTEIO',
+  122: 'EDQUOT',
 }
 
 /**
@@ -691,6 +763,12 @@ export function quote(text: string): string {
 /** Text of ours that holds words from outside: as `quote`, without the quotes. */
 export function printable(text: string): string {
   return escapeControls(cutMiddle(text))
+}
+
+/** Bytes in the largest binary unit that leaves a digit before the point. */
+function size(bytes: number): string {
+  const exponent = bytes < 1024 ? 0 : Math.min(4, Math.floor(Math.log2(bytes) / 10))
+  return `${(bytes / 1024 ** exponent).toFixed(exponent === 0 ? 0 : 1)} ${['B', 'KiB', 'MiB', 'GiB', 'TiB'][exponent]}`
 }
 
 function cutMiddle(text: string): string {

@@ -685,13 +685,21 @@ export const settingTable = define({
     env: ['IMGSTORE_STALE_AFTER'],
     doc: 'Age at which cleanup removes parts and staging trees that no run needs.',
   },
+  spaceReserveBytes: {
+    kind: 'bytes',
+    min: 0,
+    max: 1024 * TiB,
+    flag: 'space-reserve',
+    env: ['IMGSTORE_SPACE_RESERVE'],
+    doc: 'Free space in the store below which new work waits and /healthz fails. Without it: a twentieth of the file system, at most 1GiB.',
+  },
   healthSpaceBytes: {
     kind: 'bytes',
     default: 0,
     min: 0,
     max: 1024 * TiB,
     env: ['IMGSTORE_HEALTH_SPACE'],
-    doc: 'Free space in the store below which /healthz fails.',
+    doc: 'Free space in the store below which /healthz fails, where that is to be more than the reserve.',
   },
   failpoints: {
     kind: 'text',

@@ -4,12 +4,13 @@
  * Vocabulary: a *blob* is a whole file whose SHA-256 is its name. A *part* is the beginning of one, still growing.
  * A *note* says where a part comes from, so that the next attempt can ask the same source for the rest.
  */
+import {randomBytes} from 'node:crypto'
 import {readdir, rename, rm, stat} from 'node:fs/promises'
 import {join} from 'node:path'
 import type {Digest} from '../digest.ts'
 import {fail, fromSystemError, systemCode} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
-import {makeDirectory, syncDirectory} from './durable.ts'
+import {makeDirectory, syncDirectory, syncFile} from './durable.ts'
 import {blobName, blobsDirOf, noteName, partName, plainName, quarantineDirOf} from './layout.ts'
 import {parseBlobFileName, plainNoteName, type BlobFileKind} from './layout.ts'
 import {PartHashes} from './part-hashes.ts'
@@ -63,10 +64,17 @@ export type BlobStore = {
   beginPart(digest: Digest, options: BeginPartOptions): Promise<PartWriter>
   /** Every file in the blobs and quarantine directories, in no order. Files that vanish meanwhile are left out. */
   list(): AsyncIterable<BlobFile>
+  /**
+   * Makes a file the blob of that digest: whole, on the disk and found right by the caller, in this file system. What
+   * is there gives way. Durable when it returns. Errors: no_space, io_failed.
+   */
+  adopt(digest: Digest, path: string): Promise<void>
   /** Deletes a blob and the plain tar made from it, durably; false when there was none. */
   remove(digest: Digest): Promise<boolean>
   /** Deletes a part with its note and copies; false when there was none. A writer that still has it open writes into nothing. */
   removePart(digest: Digest): Promise<boolean>
+  /** Makes sure that a blob that is there stays there: file and name are flushed. Errors: io_failed. */
+  settle(digest: Digest): Promise<void>
   /** Moves a blob out of the way to `<store>/quarantine/<sha256>.tar[.N]` and returns the new path, or undefined when there was none. */
   quarantine(digest: Digest): Promise<string | undefined>
   /** Hashes a blob from the disk. Errors: blob_damaged when it is missing. */
@@ -163,18 +171,14 @@ export function openBlobs(storeDir: string): BlobStore {
     partPathOf,
     stat: (digest) => statFile(pathOf(digest)),
     statPart: (digest) => statFile(partPathOf(digest)),
-    beginPart: (digest, options) =>
-      beginPart(
-        {
-          digest,
-          blobsDir,
-          blobPath: pathOf(digest),
-          partPath: partPathOf(digest),
-          hashes,
-          notePath: join(blobsDir, noteName(digest)),
-        },
-        options,
-      ),
+    beginPart: (digest, options) => {
+      // A name as copies have it: whoever finds it later knows what it is.
+      const own = options.isPrivate === true ? `.copy-${randomBytes(6).toString('hex')}` : ''
+      const partPath = `${partPathOf(digest)}${own}`
+      const notePath = own === '' ? join(blobsDir, noteName(digest)) : `${partPath}.json`
+      const blobPath = pathOf(digest)
+      return beginPart({digest, blobsDir, blobPath, partPath, notePath, hashes}, options)
+    },
     async *list() {
       yield* listDirectory(blobsDir)
       yield* listDirectory(quarantineDirOf(storeDir), 'quarantine')
@@ -190,11 +194,24 @@ export function openBlobs(storeDir: string): BlobStore {
     forgetPlain: (digest) => rm(join(blobsDir, plainNoteName(digest)), {force: true}),
     removePlainParts: (digest) => removePlainParts(blobsDir, digest),
     hash: async (path, hashOptions) => await hashPath(path, hashOptions),
+    async adopt(digest, path) {
+      await makeDirectory(blobsDir)
+      try {
+        await rename(path, pathOf(digest))
+      } catch (error) {
+        throw fromSystemError(error, pathOf(digest), 'write')
+      }
+      await syncDirectory(blobsDir)
+    },
     async remove(digest) {
       await removePlain(digest)
       return await unlinkDurably(blobsDir, blobName(digest))
     },
     removePart: (digest) => removePartFiles(blobsDir, digest),
+    async settle(digest) {
+      await syncFile(pathOf(digest))
+      await syncDirectory(blobsDir)
+    },
     quarantine: (digest) => moveToQuarantine(storeDir, digest),
     async verify(digest, options) {
       if ((await statFile(pathOf(digest))) === undefined) {

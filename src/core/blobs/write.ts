@@ -36,6 +36,8 @@ export type BeginPartOptions = {
   /** True when another owner may still have the part open: work goes on in a copy of it. */
   isTakeover: boolean
   signal: AbortSignal
+  /** A part of its own, that no other writer goes on with or is met by: for one who works outside of runs. */
+  isPrivate?: boolean
   /** Asked when the disk is full: true when something was removed, so that it is worth trying once more. */
   makeRoom?: () => Promise<boolean>
 }
@@ -274,6 +276,7 @@ class FilePartWriter implements PartWriter {
       throw fail('digest_mismatch', {expected: digest, actual, sizeBytes})
     }
     const file = this.#openFile()
+    let isNamed = false
     try {
       assert((await file.stat()).size === sizeBytes, 'a part has as many bytes as were hashed')
       // A failed sync is never taken as done: the kernel may have dropped the pages and forgotten the error.
@@ -282,11 +285,14 @@ class FilePartWriter implements PartWriter {
       if (!(await this.#isNameMine())) throw fail('blob_busy', {digest})
       failpoint('blobs.owned')
       await this.#giveName(partPath, blobPath)
+      isNamed = true
       failpoint('blobs.renamed')
       await syncDirectory(blobsDir)
       failpoint('blobs.durable')
       await rm(notePath, {force: true})
     } catch (error) {
+      // Nobody knows what of it is on the disk, and a second sync that goes well would not say: it is fetched again.
+      if (isNamed) await rm(blobPath, {force: true}).catch(() => undefined)
       throw fromSystemError(error, blobPath, 'write')
     }
     await this.#close()

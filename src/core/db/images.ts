@@ -288,3 +288,29 @@ export async function countByState(
     .groupBy('state')
     .execute()
 }
+
+/** Images that no host has. */
+export async function listUnplacedImages(q: Query): Promise<{id: number; name: ImageName}[]> {
+  return await q
+    .selectFrom('images')
+    .leftJoin('placements', 'placements.image_id', 'images.id')
+    .where('placements.image_id', 'is', null)
+    .select(['images.id', 'images.name'])
+    .execute()
+}
+
+/** Removes an image that no host has; false when one has it meanwhile. */
+export async function removeImageRow(q: Query, id: number): Promise<boolean> {
+  const result = await q
+    .deleteFrom('images')
+    .where('id', '=', id)
+    .where((eb) =>
+      eb.not(
+        eb.exists(
+          eb.selectFrom('placements').select('image_id').where('placements.image_id', '=', id),
+        ),
+      ),
+    )
+    .executeTakeFirst()
+  return result.numDeletedRows > 0n
+}

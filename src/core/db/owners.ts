@@ -1,6 +1,6 @@
 import type {NodeId, OwnerId} from '../ids.ts'
 import type {Query} from './query.ts'
-import type {OwnersTable} from './schema.ts'
+import type {NodesTable, OwnersTable} from './schema.ts'
 
 export type OwnerRow = OwnersTable
 
@@ -37,4 +37,38 @@ export async function touchOwner(q: Query, id: OwnerId, now: number): Promise<bo
 
 export async function listOwners(q: Query, node: NodeId): Promise<OwnerRow[]> {
   return await q.selectFrom('owners').selectAll().where('node', '=', node).execute()
+}
+
+export type NodeRow = NodesTable
+
+export async function listNodes(q: Query): Promise<NodeRow[]> {
+  return await q.selectFrom('nodes').selectAll().orderBy('id').execute()
+}
+
+/** The hosts whose images have these trees. */
+export async function nodesOfTrees(q: Query, treeIds: readonly string[]): Promise<NodeId[]> {
+  const nodes = new Set<NodeId>()
+  // SQLite takes a limited number of values in one statement.
+  for (let start = 0; start < treeIds.length; start += 500) {
+    const rows = await q
+      .selectFrom('placements')
+      .select('node')
+      .distinct()
+      .where('tree_id', 'in', treeIds.slice(start, start + 500))
+      .execute()
+    for (const {node} of rows) nodes.add(node)
+  }
+  return [...nodes].sort()
+}
+
+/** Hosts that images are on and that have no row. */
+export async function listUnknownNodes(q: Query): Promise<NodeId[]> {
+  const rows = await q
+    .selectFrom('placements')
+    .leftJoin('nodes', 'nodes.id', 'placements.node')
+    .where('nodes.id', 'is', null)
+    .select('placements.node')
+    .distinct()
+    .execute()
+  return rows.map((row) => row.node)
 }

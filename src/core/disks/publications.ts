@@ -18,7 +18,7 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs'
-import {join} from 'node:path'
+import {dirname, join} from 'node:path'
 import type {Digest} from '../digest.ts'
 import {fromSystemError, systemCode} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
@@ -61,7 +61,7 @@ export function publishDisk(
   }
   const notePath = join(dir, `${disk.name}.json`)
   try {
-    mkdirSync(dir, {recursive: true})
+    if (mkdirSync(dir, {recursive: true}) !== undefined) syncDirectory(dirname(dir))
     // Whoever serves may be another user, whatever the umask here is.
     chmodSync(dir, 0o755)
     linkBytes(disk.source, join(dir, file))

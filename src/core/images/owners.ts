@@ -10,6 +10,9 @@ import {systemCode} from '../errors.ts'
 import {newUlid, type NodeId, type OwnerId} from '../ids.ts'
 import type {ImagesContext} from './context.ts'
 
+/** What judging owners takes. */
+export type OwnersContext = Pick<ImagesContext, 'database' | 'clock' | 'node' | 'log' | 'settings'>
+
 type Identity = Pick<OwnerRow, 'boot_id' | 'pid_namespace' | 'pid' | 'pid_start'>
 
 function readText(path: string): string {
@@ -116,27 +119,43 @@ export class Owner {
 /** How many leases of silence make an owner of unknown fate forgotten. */
 const forgottenAfterLeases = 10
 
+/** An owner that works no more, or of whom nothing was heard for so long that it is forgotten. */
+export type GoneOwner = {owner: OwnerRow; isDead: boolean}
+
+/** Owners of this node that are dead or forgotten. Those of other hosts are theirs to judge. */
+export async function findGoneOwners(images: OwnersContext): Promise<GoneOwner[]> {
+  const {database, clock, node} = images
+  const self = ownIdentity()
+  return (await listOwners(database.db, node)).flatMap((owner) => {
+    const liveness = livenessOf(owner, self)
+    if (liveness === 'alive') return []
+    // Either way: a heartbeat of the future is from before the clock was set back.
+    const silentMs = Math.abs(clock.now() - owner.heartbeat_at)
+    if (liveness === 'unknown' && silentMs < images.settings().leaseMs * forgottenAfterLeases)
+      return []
+    return [{owner, isDead: liveness === 'dead'}]
+  })
+}
+
+/** Frees the runs of an owner that is gone, and forgets it. Returns how many runs were freed. */
+export async function freeGoneOwner(
+  images: OwnersContext,
+  {owner, isDead}: GoneOwner,
+): Promise<number> {
+  const {database, clock, log} = images
+  return await database.db.transaction().execute(async (trx) => {
+    // Only of a process known to be dead; a silent one's lease runs out by itself.
+    const freed = isDead ? await freeRunsOf(trx, owner.id, clock.now(), {mayStillWork: false}) : 0
+    await removeOwner(trx, owner.id)
+    if (freed > 0)
+      log.warn({owner: owner.id, pid: owner.pid, runs: freed}, 'freed the runs of a dead process')
+    return freed
+  })
+}
+
 /** Frees the runs of owners on this node that are dead, and forgets them. */
 export async function freeDeadOwners(images: ImagesContext): Promise<void> {
-  const {database, clock, node, log} = images
-  const self = ownIdentity()
-  for (const owner of await listOwners(database.db, node)) {
-    const liveness = livenessOf(owner, self)
-    const silentMs = clock.now() - owner.heartbeat_at
-    if (liveness === 'alive') continue
-    if (liveness === 'unknown' && silentMs < images.settings().leaseMs * forgottenAfterLeases)
-      continue
-    await database.db.transaction().execute(async (trx) => {
-      // Only of a process known to be dead; a silent one's lease runs out by itself.
-      const freed =
-        liveness === 'dead'
-          ? await freeRunsOf(trx, owner.id, clock.now(), {mayStillWork: false})
-          : 0
-      await removeOwner(trx, owner.id)
-      if (freed > 0)
-        log.warn({owner: owner.id, pid: owner.pid, runs: freed}, 'freed the runs of a dead process')
-    })
-  }
+  for (const gone of await findGoneOwners(images)) await freeGoneOwner(images, gone)
 }
 
 /** Whether a worker on this node is there to take runs: alive as a process and not silent. */
@@ -151,6 +170,22 @@ export async function hasLiveWorker(
     (owner) =>
       owner.kind === 'worker' &&
       livenessOf(owner, self) !== 'dead' &&
-      images.clock.now() - owner.heartbeat_at <= silentMsMax,
+      Math.abs(images.clock.now() - owner.heartbeat_at) <= silentMsMax,
   )
+}
+
+/** The first of some owners, of any host, that may be at work; in words. */
+export function findAtWork(
+  owners: readonly OwnerRow[],
+  now: number,
+  leaseMs: number,
+): string | undefined {
+  const self = ownIdentity()
+  const found = owners.find((owner) => {
+    const liveness = livenessOf(owner, self)
+    // Another boot is also what every other host has: only its silence tells of that.
+    if (liveness === 'dead' && owner.hostname === hostname()) return false
+    return liveness === 'alive' || now - owner.heartbeat_at <= Math.max(leaseMs, 3000)
+  })
+  return found && `a ${found.kind} (process ${found.pid} on ${found.hostname})`
 }

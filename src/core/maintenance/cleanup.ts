@@ -7,40 +7,22 @@ import {digestsInUse, listPlaced, type PlacedImage} from '../db/images.ts'
 import type {Query} from '../db/query.ts'
 import {listRuns} from '../db/runs.ts'
 import type {Digest} from '../digest.ts'
-import {
-  errorToJson,
-  fail,
-  fromSystemError,
-  systemCode,
-  toImgstoreError,
-  type ErrorJson,
-} from '../errors.ts'
+import {errorToJson, fail, fromSystemError, systemCode, toImgstoreError} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
 import {newUlid} from '../ids.ts'
 import type {RunSummary} from '../image.ts'
 import {parseTreeId} from '../layout.ts'
-import {parsePublicationName} from '../disks/publications.ts'
+import {parsePublicationName, readPublication} from '../disks/publications.ts'
 import {findMounts, mountsBelow} from '../mounts/mount-table.ts'
 import {unmountSync} from '../mounts/mount.ts'
+import {removeFile, type Candidate, type CleanupItem} from './candidate.ts'
 import type {MaintenanceContext} from './context.ts'
 import {diskUsage} from './disk-usage.ts'
+import {drafts, halfPublished} from './leftovers.ts'
 import {dropBlobIfUnused} from './unused-blobs.ts'
 
-export type CleanupKind =
-  'blob' | 'plain' | 'part' | 'staging' | 'tree' | 'overlay' | 'mount' | 'disk' | 'quarantine'
-export type CleanupItem = {
-  kind: CleanupKind
-  path: string
-  /** Bytes on disk that its removal frees. */
-  sizeBytes: number
-  reason: string
-  /** Why it could not be removed. */
-  error?: ErrorJson
-}
+export type {CleanupItem, CleanupKind} from './candidate.ts'
 export type CleanupReport = {isDryRun: boolean; freedBytes: number; items: CleanupItem[]}
-
-/** Something that can go; `remove` returns false when it turned out to be needed after all. */
-type Candidate = Omit<CleanupItem, 'error'> & {remove: () => Promise<boolean>}
 
 /** What the database says is needed. Read after names were listed: what appears later is not looked at. */
 type Needs = {images: PlacedImage[]; openRuns: RunSummary[]; digests: Set<Digest>}
@@ -92,6 +74,8 @@ async function* candidates(maintenance: MaintenanceContext): AsyncIterable<Candi
   yield* staleStaging(maintenance)
   yield* vanishedImages(maintenance)
   yield* vanishedDisks(maintenance)
+  yield* halfPublished(maintenance)
+  yield* drafts(maintenance)
 }
 
 /** Whether an index needs the plain tar of this blob, or a run may be about to make one. */
@@ -242,30 +226,35 @@ async function* vanishedDisks(maintenance: MaintenanceContext): AsyncIterable<Ca
   const needs = await readNeeds(maintenance, database.db)
   for (const file of names) {
     const path = join(layout.disks, file)
-    if (isShownFor(needs, file)) continue
+    if (isShownFor(maintenance, needs, file)) continue
     const sizeBytes = await ownDiskUsage(path)
     const remove = (): Promise<boolean> =>
       behindLock(maintenance, async (fresh) =>
-        isShownFor(fresh, file) ? false : await removeFile(path),
+        isShownFor(maintenance, fresh, file) ? false : await removeFile(path),
       )
     yield {kind: 'disk', path, sizeBytes, reason: 'no disk image needs it', remove}
   }
 }
 
 /** Whether a file of the folder of shown disks is of an image that is there, or may be in the making. */
-function isShownFor(needs: Needs, file: string): boolean {
+function isShownFor({layout}: MaintenanceContext, needs: Needs, file: string): boolean {
   const parsed = parsePublicationName(file)
   // Not ours.
   if (parsed === undefined) return true
   const disks = needs.images.filter((image) => image.kind === 'disk')
   const isNamed = disks.some((image) => image.name === parsed.name || image.treeId === parsed.name)
   if (parsed.kind === 'note') return isNamed
-  const isMoving = disks.some((image) =>
+  const moving = disks.filter((image) =>
     needs.openRuns.some((run) => run.image === image.name && run.goal !== 'REMOVED'),
   )
-  if (parsed.kind === 'temporary') return isMoving
-  const image = disks.find((one) => one.treeId === parsed.name)
-  return isMoving || (image !== undefined && image.state === 'ACTIVE')
+  if (parsed.kind === 'temporary') return moving.length > 0
+  const path = join(layout.disks, file)
+  return disks.some(
+    (image) =>
+      (image.treeId === parsed.name && (image.state === 'ACTIVE' || moving.includes(image))) ||
+      // Shown until the disk that is on its way takes its place.
+      (moving.includes(image) && readPublication(layout.disks, image.name)?.path === path),
+  )
 }
 
 const isImage = (images: PlacedImage[], name: string): boolean =>
@@ -329,11 +318,6 @@ async function unmountAndRemove(path: string): Promise<boolean> {
   } catch (error) {
     if (systemCode(error) !== 'ENOENT') throw fromSystemError(error, path, 'remove')
   }
-  return true
-}
-
-async function removeFile(path: string): Promise<boolean> {
-  await rm(path, {force: true})
   return true
 }
 

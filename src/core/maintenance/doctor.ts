@@ -83,7 +83,7 @@ function checkDatabase(maintenance: MaintenanceContext): DoctorCheck {
       name: 'database',
       status: 'fail',
       detail: `${path}: ${words}`,
-      hint: 'Restore the database from a backup.',
+      hint: 'Bring a backup back: `imgstore restore FILE --force`. If only an index is damaged, `imgstore doctor --repair` mends it.',
     }
   } catch (error) {
     const known = toImgstoreError(error)
@@ -92,7 +92,7 @@ function checkDatabase(maintenance: MaintenanceContext): DoctorCheck {
 }
 
 /** Free and whole space of the file system that holds `path`, in bytes. */
-export async function spaceAt(
+async function spaceAt(
   path: string,
 ): Promise<{freeBytes: number; totalBytes: number; freeInodes: number}> {
   const found = await statfs(path)

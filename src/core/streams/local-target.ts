@@ -18,7 +18,8 @@ import {
   writeChunkFile,
   type ChunkFile,
 } from '../disks/chunk-files.ts'
-import {acquireLock, type Lock} from '../disks/lock.ts'
+import {publishLockName, stagingMark} from '../disks/leftovers.ts'
+import {acquireLock, type Lock} from '../syscalls/lock.ts'
 import type {ReadChunk} from '../disks/raw-disk.ts'
 import {fail, fromSystemError, systemCode} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
@@ -40,9 +41,6 @@ export function chunkedDir(imagesRoot: string, id: string): string {
   return join(imagesRoot, 'chunked', id)
 }
 
-// No image id or version has a tilde, so that nothing under such a name is ever served.
-const stagingMark = '~publishing'
-
 /**
  * Takes a place for writing.
  *
@@ -61,7 +59,7 @@ export async function openLocalTarget(place: LocalPlace): Promise<ChunkTarget> {
   const final =
     place.kind === 'none' || place.version === undefined ? image : join(image, place.version)
   // One publisher for an image: what one of its versions is made of can be the name of another.
-  const lock = isLocked ? acquireLock(join(image, `${stagingMark}.lock`)) : undefined
+  const lock = isLocked ? acquireLock(join(image, publishLockName)) : undefined
   if (isLocked && lock === undefined) throw fail('disk_busy', {place: final})
   return new LocalTarget({...place, image, staging, final}, lock)
 }
@@ -217,7 +215,7 @@ class LocalTarget implements ChunkTarget {
     failpoint('streams.chunks_shown')
     await rename(from('manifest.json'), to('manifest.json'))
     await syncDirectory(image)
-    failpoint('streams.shown')
+    failpoint('streams.flat_shown')
     await rm(staging, {recursive: true, force: true})
   }
 

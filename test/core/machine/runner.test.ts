@@ -63,6 +63,29 @@ describe('the runner', () => {
     expect(run.status).to.equal('done')
   })
 
+  it('clears nothing for a run that failed here after another owner had taken it over', async () => {
+    let cleared = 0
+    const s = scene(
+      {
+        cut: async () => {
+          s.clock.advance(1000)
+          await s.journal.claim({owner: 'other' as OwnerId, leaseMs: 1000})
+          throw fail('source_not_image', {what: 'w'})
+        },
+      },
+      {
+        onFailing: () => {
+          cleared++
+          return Promise.resolve()
+        },
+      },
+    )
+    const run = s.add('raw', 'sewn')
+    expect(await s.work()).to.equal('lost')
+    expect(cleared).to.equal(0)
+    expect(run).to.include({state: 'raw', status: 'running', epoch: 2})
+  })
+
   it('hands on patch, detail and effect, and tidies only after the transition was written', async () => {
     const order: string[] = []
     const s = scene({
@@ -205,7 +228,7 @@ describe('the runner', () => {
     expect(within.told).to.deep.equal([])
   })
 
-  it('writes nothing once its lease is lost', async () => {
+  it('writes nothing and clears nothing away once its lease is lost', async () => {
     const outcomes: ((lose: () => void) => Promise<object>)[] = [
       (lose) => {
         lose()
@@ -222,19 +245,29 @@ describe('the runner', () => {
     ]
     for (const outcome of outcomes) {
       for (const isTold of [true, false]) {
-        const s = scene({
-          cut: () =>
-            outcome(() => {
-              s.clock.advance(1000)
-              void s.journal.claim({owner: 'thief' as OwnerId, leaseMs: 1000})
-              if (isTold) s.lost.abort()
-            }),
-        })
+        let cleared = 0
+        const s = scene(
+          {
+            cut: () =>
+              outcome(() => {
+                s.clock.advance(1000)
+                void s.journal.claim({owner: 'thief' as OwnerId, leaseMs: 1000})
+                if (isTold) s.lost.abort()
+              }),
+          },
+          {
+            onFailing: () => {
+              cleared++
+              return Promise.resolve()
+            },
+          },
+        )
         const run = s.add('raw', 'sewn')
         expect(await s.work()).to.equal('lost')
         expect(run).to.include({state: 'raw', status: 'running', owner: 'thief', epoch: 2})
         expect(s.told).to.deep.equal([])
         expect(s.journal.events).to.deep.equal([])
+        expect(cleared, 'the thief is at work there').to.equal(0)
       }
     }
   })

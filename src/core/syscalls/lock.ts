@@ -1,7 +1,7 @@
 /** One writer of a place at a time, however writers end. */
 import {closeSync, fstatSync, openSync, rmSync, statSync} from 'node:fs'
 import {fromSystemError, systemCode} from '../errors.ts'
-import {tryLock} from '../syscalls/exclusive.ts'
+import {tryLock} from './exclusive.ts'
 
 export type Lock = {
   /** Gives the place free, and removes the file. */
@@ -30,6 +30,22 @@ export function acquireLock(path: string): Lock | undefined {
     }
   } catch (error) {
     throw fromSystemError(error, path, 'lock')
+  }
+}
+
+/** Whether a process holds the lock of that name now. Makes and removes nothing. Errors: as acquireLock. */
+export function isLocked(path: string): boolean {
+  let fd: number
+  try {
+    fd = openSync(path, 'r')
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return false
+    throw fromSystemError(error, path, 'read')
+  }
+  try {
+    return !tryLock(fd, {isShared: true})
+  } finally {
+    closeSync(fd)
   }
 }
 
