@@ -3,11 +3,12 @@
  *
  * Sixteen honest connections ask for random ranges, without and with a crowd at the same server: 64 clients that take
  * 16 KiB a second of 8 MiB, and 2,000 connections that never finish a request. nginx beside ours, rounds interleaved.
- * The crowd's slow readers hold as many permits as there are by default, and take enough to keep them; so the cap is 128.
+ * The crowd's slow readers hold as many permits as there are by default, and take enough to keep them; so the cap is
+ * higher here (bench/support/streaming-peers.ts).
  * Prints one line of JSON for each server and range: percentiles of the honest clients without and with the crowd, and
  * their ratio.
  *
- *   node bench/slow-clients.ts [--quick] [--rounds N] [--servers nginx,imgstore-plain,imgstore]
+ *   node bench/slow-clients.ts [--quick] [--rounds N] [--servers nginx,imgstore-plain,imgstore] [--congestion cubic|host]
  *
  * Needs the built program (`npm run build`) and: apt-get install gcc libc6-dev nginx-light
  */
@@ -16,6 +17,7 @@ import {once} from 'node:events'
 import {join} from 'node:path'
 import {parseArgs} from 'node:util'
 import {KiB, MiB} from '../src/core/limits.ts'
+import {enterOwnNetwork} from './support/own-network.ts'
 import {load, makeClient, type Load} from './support/streaming-load.ts'
 import {
   peakMiB,
@@ -31,8 +33,10 @@ const {values: flags} = parseArgs({
     quick: {type: 'boolean', default: false},
     rounds: {type: 'string'},
     servers: {type: 'string'},
+    congestion: {type: 'string', default: 'cubic'},
   },
 })
+enterOwnNetwork(flags.congestion)
 const rounds = Number(flags.rounds ?? (flags.quick ? 1 : 3))
 const seconds = flags.quick ? 1 : 3
 const servers = (flags.servers ?? 'nginx,imgstore-plain,imgstore').split(',') as PeerName[]
@@ -91,8 +95,7 @@ const peers: Peer[] = []
 try {
   const client = makeClient(site.dir)
   for (const name of servers) {
-    const more = name.startsWith('imgstore') ? ['--max-concurrent-bytes-requests', '128'] : []
-    const peer = await startPeer(name, site, more)
+    const peer = await startPeer(name, site)
     if (peer) peers.push(peer)
     else console.error(`${name} is not installed: left out`)
   }

@@ -8,7 +8,7 @@
  *
  *   node bench/soak.ts [--minutes 120] [--round-seconds 60] [--seed N]
  *
- * Prints one line of JSON for each round and one with what was fitted to them: growth over the whole time, and whether
+ * Prints one line of JSON for each round (SIGINT ends after the one under way) and one with what was fitted to them: growth over the whole time, and whether
  * that is flat. Exits 1 when it is not. Needs root and the built program (`npm run build`).
  */
 import {spawn, type ChildProcess} from 'node:child_process'
@@ -187,7 +187,7 @@ async function round(all: Kind[], url: string, served: string, nth: number): Pro
   const end = performance.now() + roundMs
   const loop = async (offset: number, body: (random: () => number) => Promise<void>) => {
     const random = randomOf(seed + nth * 1000 + offset)
-    while (performance.now() < end) await body(random)
+    while (performance.now() < end && !isStopped) await body(random)
   }
   await Promise.all([
     ...[1, 2].map((each) => loop(each, (random) => act(all, url, random))),
@@ -261,6 +261,12 @@ async function stop(child: ChildProcess): Promise<void> {
   await ended
 }
 
+let isStopped = false
+for (const signal of ['SIGINT', 'SIGTERM'] as const)
+  process.once(signal, () => {
+    isStopped = true
+  })
+
 const print = (line: object): void => {
   process.stdout.write(`${JSON.stringify(line)}\n`)
 }
@@ -295,7 +301,7 @@ async function main(): Promise<void> {
   const samples: {minute: number; figures: Sample}[] = []
   const start = performance.now()
   try {
-    for (let nth = 0; performance.now() - start < totalMs; nth++) {
+    for (let nth = 0; performance.now() - start < totalMs && !isStopped; nth++) {
       await round(all, url, served, nth)
       await rest()
       for (const child of [worker, serve])

@@ -7,7 +7,9 @@
  * Prints one line of JSON for each case, number of connections and server; a table for people goes to stderr.
  *
  *   node bench/streaming.ts [--quick] [--tls] [--discard] [--rounds N] [--seconds S] [--case WORD] [--connections 1,16,64]
- *                           [--servers nginx,caddy,imgstore,imgstore-plain,imgstore-log]
+ *                           [--servers nginx,caddy,imgstore,imgstore-plain,imgstore-log] [--congestion cubic]
+ *
+ * All run in a network namespace with Linux's default congestion control (needs root), `--congestion host` where they are.
  *
  * Needs the built program (`npm run build`) and: apt-get install gcc libc6-dev nginx-light caddy nghttp2-client openssl
  * Targets, against nginx: processor time per GiB at most 1.3 at 8 MiB and 0.8 at 1 MiB with throughput at least 1.0
@@ -16,6 +18,7 @@
  */
 import {parseArgs} from 'node:util'
 import {GiB, KiB, MiB} from '../src/core/limits.ts'
+import {congestionControl, enterOwnNetwork} from './support/own-network.ts'
 import {
   load,
   loadSecurely,
@@ -43,8 +46,10 @@ const {values: flags} = parseArgs({
     case: {type: 'string', multiple: true},
     connections: {type: 'string'},
     servers: {type: 'string'},
+    congestion: {type: 'string', default: 'cubic'},
   },
 })
+enterOwnNetwork(flags.congestion)
 const rounds = Number(flags.rounds ?? (flags.quick ? 1 : 3))
 const seconds = Number(flags.seconds ?? (flags.quick ? 0.5 : 1))
 const connections = (flags.connections ?? (flags.quick ? '16' : '1,16,64')).split(',').map(Number)
@@ -145,7 +150,8 @@ function report(label: string, connectionCount: number, found: Map<PeerName, Fig
   for (const [server, figures] of found) {
     const more = {...ratios(figures, nginx, 'nginx'), ...ratios(figures, caddy, 'caddy')}
     const common = {bench: 'streaming', case: label, connections: connectionCount, server, rounds}
-    console.log(JSON.stringify({...common, ...figures, ...more}))
+    const network = {congestion: congestionControl()}
+    console.log(JSON.stringify({...common, ...network, ...figures, ...more}))
     const f = figures
     const columns = [
       `${label} c${connectionCount}`.padEnd(22),

@@ -56,7 +56,12 @@ function renderErrors(): string {
     `\`${code}\``,
     row.hint,
     row.fault,
-    {never: 'no', backoff: 'yes, after a wait', after_fix: 'once the host is mended'}[row.retry],
+    {
+      never: 'no',
+      backoff: 'yes, after a wait',
+      wait: 'it waits',
+      after_fix: 'once the host is mended',
+    }[row.retry],
     String(row.exit),
     String(row.http),
     row.grpc,

@@ -27,15 +27,11 @@ export function hasProgram(name: string): boolean {
 }
 
 /** Starts a server and waits until it takes connections; undefined when its program is not installed. */
-export async function startPeer(
-  name: PeerName,
-  site: Site,
-  more: string[] = [],
-): Promise<Peer | undefined> {
+export async function startPeer(name: PeerName, site: Site): Promise<Peer | undefined> {
   const isOurs = name.startsWith('imgstore')
   if (!isOurs && !hasProgram(name)) return undefined
   const port = await freePort()
-  const child = isOurs ? startOurs(name, site, port, more) : starters[name as 'nginx'](site, port)
+  const child = isOurs ? startOurs(name, site, port) : starters[name as 'nginx'](site, port)
   const exited = once(child, 'exit')
   const died = exited.then(() => Promise.reject(new Error(`${name} ended: see ${site.dir}`)))
   died.catch(() => undefined)
@@ -94,24 +90,21 @@ function startCaddy({root, dir, tls}: Site, port: number): ChildProcess {
 
 const starters = {nginx: startNginx, caddy: startCaddy}
 
-function startOurs(
-  name: PeerName,
-  {root, dir, tls}: Site,
-  port: number,
-  more: string[],
-): ChildProcess {
+function startOurs(name: PeerName, {root, dir, tls}: Site, port: number): ChildProcess {
   if (!existsSync('dist/bundle'))
     throw new Error('run `npm run build` first: the built program is measured')
   const args = ['serve', '--images-root', root, '--listen-addr', `127.0.0.1:${port}`]
   args.push('--log-level', name === 'imgstore-log' ? 'info' : 'warn')
   args.push('--sender', name === 'imgstore-plain' ? 'plain' : 'auto')
+  // A client that has just gone still counts until its end is noticed.
+  args.push('--max-concurrent-bytes-requests', '1024')
   if (tls) args.push('--tls-cert', tls.cert, '--tls-key', tls.key)
   const env = {
     ...process.env,
     IMGSTORE_STORE_PATH: join(dir, 'store'),
     IMGSTORE_DB_PATH: join(dir, 'store.db'),
   }
-  return spawn(resolve('bin/imgstore'), [...args, ...more], {
+  return spawn(resolve('bin/imgstore'), args, {
     stdio: ['ignore', 'ignore', 'inherit'],
     env,
   })

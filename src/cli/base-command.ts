@@ -8,7 +8,7 @@ import {join, resolve} from 'node:path'
 import {Command, Errors, Flags} from '@oclif/core'
 import {BugError} from '../core/assert.ts'
 import {errorToJson, fail, toImgstoreError, type ImgstoreError} from '../core/errors.ts'
-import type {Logger} from '../core/log.ts'
+import {plainJson, type Logger} from '../core/log.ts'
 import {
   resolveSettings,
   type ResolvedSettings,
@@ -138,7 +138,7 @@ export abstract class BaseCommand extends Command {
     const text = this.isFollowing
       ? JSON.stringify({kind: 'result', ...(json as Record<string, unknown>)})
       : JSON.stringify(json, null, 2)
-    process.stdout.write(`${text}\n`)
+    process.stdout.write(`${plainJson(text)}\n`)
   }
 
   protected override toSuccessJson(result: unknown): unknown {

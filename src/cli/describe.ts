@@ -32,12 +32,19 @@ export function remarkOf(status: ImageStatus, now: number): string {
   if (status.state === 'ACTIVE' && status.isMounted === false)
     return 'not mounted; a worker mends it'
   if (status.run?.status === 'waiting' && status.run.error)
-    return `next try ${inTime(status.run.dueAt, now)}: ${printable(status.run.error.message)}`
+    return isAwaited(status.run.error)
+      ? printable(status.run.error.message)
+      : `next try ${inTime(status.run.dueAt, now)}: ${printable(status.run.error.message)}`
   if (status.disk) return printable(status.disk.path)
   if (status.state === 'ACTIVE') return status.mountPoint ? printable(status.mountPoint) : ''
   if (status.run?.status === 'pending' && status.goal !== status.state) return 'waits for a worker'
   if (status.run?.progress) return progressText(status.run.progress, {})
   return ''
+}
+
+/** What is no failed attempt: the run waits for the host. */
+function isAwaited({code}: ErrorJson): boolean {
+  return Object.hasOwn(errorTable, code) && errorTable[code as ErrorCode].retry === 'wait'
 }
 
 function inTime(at: number | undefined, now: number): string {
@@ -55,6 +62,9 @@ export function statusLines(status: ImageStatus, now: number): string[] {
     add('failed', `${printable(status.failed.message)} (${status.failed.code})`)
     add('came from', status.failed.from)
     add('try', printable(status.failed.hint.replaceAll('NAME', status.name)))
+  } else if (status.run?.status === 'waiting' && status.run.error && isAwaited(status.run.error)) {
+    add('waits', `${printable(status.run.error.message)} (${status.run.error.code})`)
+    add('try', printable(status.run.error.hint))
   } else if (status.held) {
     add('held', `${printable(status.held.message)} (${status.held.code})`)
     add('try', printable(status.held.hint.replaceAll('NAME', status.name)))
@@ -186,6 +196,8 @@ export function eventText(event: RunEvent): string {
     case 'transition':
       return [event.to ?? event.from ?? step, ...parenthesis(transitionNotes(event))].join(' ')
     case 'retry': {
+      if (event.error && isAwaited(event.error))
+        return `${printable(event.error.message)}; \`imgstore cleanup\` may free some`
       const wait = event.dueAt === undefined ? '' : ` in ${formatDuration(event.dueAt - event.at)}`
       return `attempt ${event.attempt} at ${step} failed, next${wait}${reason}`
     }

@@ -114,7 +114,7 @@ export const unpackKeys = [
  * a certificate given here does not reach it.
  */
 export const hereFlags = settingFlags(
-  ['maxAttempts', 'retryWaitMs', ...sourceKeys, 'mountDriver'],
+  ['maxAttempts', 'retryWaitMs', ...sourceKeys, 'mountDriver', 'spaceReserveBytes'],
   'WORK',
 )
 

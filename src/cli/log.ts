@@ -1,5 +1,5 @@
 /** Log lines of a command, for the person who typed it; the worker has its own, richer log. */
-import {logLevels, type LogFields, type Logger, type LogLevel} from '../core/log.ts'
+import {logLevels, plainJson, type LogFields, type Logger, type LogLevel} from '../core/log.ts'
 import {printable, toJson} from './print.ts'
 
 /** Writes lines of `level` and above to `stream`: text `warn: sentence (key=value …)`, or one JSON object a line. */
@@ -14,12 +14,14 @@ export function createCliLogger(o: {
     (fields: LogFields, message: string): void => {
       if (logLevels.indexOf(level) > limit) return
       const line = o.isJson
-        ? JSON.stringify({
-            level,
-            time: new Date().toISOString(),
-            ...jsonFields(fields),
-            msg: message,
-          })
+        ? plainJson(
+            JSON.stringify({
+              level,
+              time: new Date().toISOString(),
+              ...jsonFields(fields),
+              msg: message,
+            }),
+          )
         : `${level}: ${message}${textFields(fields)}`
       o.stream.write(`${line}\n`)
     }

@@ -2,6 +2,7 @@
  * Draws what an image goes through. The one owner of the terminal while a command waits: nothing else may write to
  * it between `openProgress` and `close`.
  */
+import {plainJson} from '../core/log.ts'
 import type {Clock} from '../core/clock.ts'
 import type {ImageStatus} from '../core/image.ts'
 import type {ProgressView} from './board.ts'
@@ -68,7 +69,7 @@ function openJsonView(stream: NodeJS.WriteStream): ProgressView {
   return {
     onEvent: (event) => {
       const pace = event.kind === 'progress' ? pacer.next(event.step, event.progress) : {}
-      stream.write(`${JSON.stringify(toJson({...event, ...wholePace(pace)}))}\n`)
+      stream.write(`${plainJson(JSON.stringify(toJson({...event, ...wholePace(pace)})))}\n`)
     },
     close: () => Promise.resolve(),
   }

@@ -1,4 +1,5 @@
 /** Progress of one long stream of bytes, such as verifying every blob: a bar on a terminal, lines elsewhere. */
+import {plainJson} from '../core/log.ts'
 import type {Clock} from '../core/clock.ts'
 import {progressText} from './describe.ts'
 import {LineThrottle, StepPacer} from './pace.ts'
@@ -43,7 +44,9 @@ export async function openStreamView(o: {
       return {
         onProgress: (p) => {
           if (throttle.isDue(o.what, p))
-            o.stream.write(`${JSON.stringify(toJson({kind: 'progress', step: o.what, ...p}))}\n`)
+            o.stream.write(
+              `${plainJson(JSON.stringify(toJson({kind: 'progress', step: o.what, ...p})))}\n`,
+            )
         },
         close,
       }

@@ -4,6 +4,7 @@
  * The built program loads this file beside its bundle, and only then; so it imports nothing heavy.
  */
 import {errorToJson, fail, quote} from '../core/errors.ts'
+import {plainJson} from '../core/log.ts'
 
 type Host = {
   config: {bin: string; commandIDs: string[]; topics: {name: string}[]}
@@ -24,7 +25,7 @@ export default function unknownCommand(
   const end = typed.indexOf('--')
   if (typed.slice(0, end < 0 ? undefined : end).includes('--json')) {
     const json = {error: {...errorToJson(error), hint}}
-    process.stdout.write(`${JSON.stringify(json, null, 2)}\n`)
+    process.stdout.write(`${plainJson(JSON.stringify(json, null, 2))}\n`)
   } else {
     process.stderr.write(`Error: ${error.message}\nTry: ${hint}\n`)
   }

@@ -4,6 +4,7 @@ import {eventLine} from '../cli/describe.ts'
 import {count, optionalNameArg} from '../cli/flags.ts'
 import {toJson} from '../cli/print.ts'
 import type {RunEvent} from '../core/image.ts'
+import {plainJson} from '../core/log.ts'
 import type {Store} from '../core/store.ts'
 
 export default class Events extends BaseCommand {
@@ -63,7 +64,7 @@ export default class Events extends BaseCommand {
 
   private emit(event: RunEvent): void {
     if (this.jsonEnabled())
-      process.stdout.write(`${JSON.stringify(toJson({kind: 'event', event}))}\n`)
+      process.stdout.write(`${plainJson(JSON.stringify(toJson({kind: 'event', event})))}\n`)
     else this.print(eventLine(event))
   }
 }

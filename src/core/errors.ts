@@ -3,8 +3,10 @@
  * This table is the only place where these are decided; docs/errors.md is generated from it.
  */
 
-/** What the state machine does about a failure. */
-export type Retry = 'never' | 'backoff' | 'after_fix'
+import {withoutSecrets} from './log.ts'
+
+/** What the state machine does about a failure. `wait`: it looks again now and then, and counts no attempt. */
+export type Retry = 'never' | 'backoff' | 'wait' | 'after_fix'
 
 /** Who can do something about a failure. */
 export type Fault = 'user' | 'host' | 'source' | 'bug'
@@ -335,8 +337,8 @@ export const errorTable = {
     grpc: 'unavailable',
   }),
   source_unavailable: row<{url: string; reason: string; retryAfterMs?: number}>({
-    message: (d) => `cannot read ${d.url}: ${d.reason}`,
-    hint: 'The source or the network is in trouble. It is tried again by itself; after that, `imgstore retry NAME`.',
+    message: (d) => `${d.url} is not available: ${d.reason}`,
+    hint: 'The server or the network is in trouble. It is tried again by itself; after that, `imgstore retry NAME`.',
     fault: 'source',
     retry: 'backoff',
     exit: 13,
@@ -352,8 +354,9 @@ export const errorTable = {
     http: 502,
     grpc: 'unavailable',
   }),
-  source_stalled: row<{url: string; idleMs: number}>({
-    message: (d) => `${d.url} sent nothing for ${d.idleMs} ms`,
+  source_stalled: row<{url: string; idleMs: number; receivedBytes?: number}>({
+    message: (d) =>
+      `${d.url} sent ${d.receivedBytes ? `only ${d.receivedBytes} bytes in` : 'nothing for'} ${d.idleMs} ms`,
     hint: 'It is tried again by itself; --stall-timeout sets how long to wait.',
     fault: 'source',
     retry: 'backoff',
@@ -404,6 +407,16 @@ export const errorTable = {
     hint: 'Free space or inodes (`imgstore cleanup`, `df -h`, `df -i`), then `imgstore retry NAME`.',
     fault: 'host',
     retry: 'after_fix',
+    exit: 14,
+    http: 507,
+    grpc: 'resource_exhausted',
+  }),
+  space_low: row<{path: string; freeBytes: number; neededBytes: number; reserveBytes: number}>({
+    message: (d) =>
+      `waiting for space: ${size(d.freeBytes)} free, ${d.neededBytes > 0 ? `needs ${size(d.neededBytes)} and` : 'needs'} a reserve of ${size(d.reserveBytes)} (${d.path})`,
+    hint: 'Free space: `imgstore cleanup`, or remove images. It then goes on by itself; --space-reserve sets the reserve.',
+    fault: 'host',
+    retry: 'wait',
     exit: 14,
     http: 507,
     grpc: 'resource_exhausted',
@@ -630,17 +643,31 @@ export class ImgstoreError extends Error {
   readonly exit: number
   readonly http: number
 
-  constructor(code: ErrorCode, details: Record<string, unknown>, options?: {cause?: unknown}) {
+  constructor(
+    code: ErrorCode,
+    details: Record<string, unknown>,
+    options?: {cause?: unknown; retry?: Retry},
+  ) {
     const found = errorTable[code] as Row<Record<string, unknown>>
-    super(found.message(details), options)
+    const shown = cleanDetails(details, found.fault === 'user')
+    super(found.message(shown), options)
     this.code = code
     this.hint = found.hint
-    this.details = details
-    this.retry = found.retry
+    this.details = shown
+    this.retry = options?.retry ?? found.retry
     this.fault = found.fault
     this.exit = found.exit
     this.http = found.http
   }
+}
+
+/** Failures are shown, logged and kept: whatever words they hold, none may be an address with its password. */
+function cleanDetails(details: Record<string, unknown>, isTyped: boolean): Record<string, unknown> {
+  const clean = (value: unknown): unknown => {
+    if (typeof value === 'string') return withoutSecrets(value, {isTyped})
+    return Array.isArray(value) ? value.map(clean) : value
+  }
+  return Object.fromEntries(Object.entries(details).map(([key, value]) => [key, clean(value)]))
 }
 
 /** Makes the error of one table row; `details` are checked against the row by the compiler. Use as `throw fail(…)`. */
@@ -652,11 +679,26 @@ export function fail<C extends ErrorCode>(
   return new ImgstoreError(code, details, options)
 }
 
-/** Any thrown value as an `ImgstoreError`; what is not one already becomes `internal`. */
+/** The same failure, worth another attempt: whoever met it knows something that says it may pass. */
+export function asPassing(error: ImgstoreError): ImgstoreError {
+  return new ImgstoreError(error.code, error.details, {cause: error, retry: 'backoff'})
+}
+
+/**
+ * Any thrown value as an `ImgstoreError`; what is not one already becomes `internal`. Only what the system itself said
+ * no to, at a place where nobody expected it, is no bug: a directory where a file belongs, a pipe, a dead disk.
+ */
 export function toImgstoreError(error: unknown): ImgstoreError {
   if (error instanceof ImgstoreError) return error
+  if (isSystemRefusal(error)) return fromSystemError(error, error.path, error.syscall)
   const reason = error instanceof Error ? error.message : String(error)
   return fail('internal', {reason}, {cause: error})
+}
+
+/** An error of a system call on a path; one on a descriptor that is not open is a bug of ours. */
+function isSystemRefusal(error: unknown): error is Error & {path: string; syscall: string} {
+  const {path, syscall} = (error ?? {}) as {path?: unknown; syscall?: unknown}
+  return error instanceof Error && typeof path === 'string' && typeof syscall === 'string'
 }
 
 /** The shape in which a failure leaves the program as JSON. */
@@ -673,8 +715,16 @@ export function errorToJson(error: ImgstoreError): ErrorJson {
 
 /** The `code` of a Node system error (`ENOENT` …), or undefined for anything else. */
 export function systemCode(error: unknown): string | undefined {
-  if (error instanceof Error && 'code' in error && typeof error.code === 'string') return error.code
-  return undefined
+  if (!(error instanceof Error && 'code' in error && typeof error.code === 'string')) return undefined
+  if (!/^unknown/i.test(error.code) || !('errno' in error)) return error.code
+  return unnamed[-Number(error.errno)] ?? error.code
+}
+
+/** What disks say and libuv has no name for (`UNKNOWN`, `Unknown system error -122`): asm-generic/errno.h of Linux. */
+const unnamed: Readonly<Record<number, string>> = {
+  117: 'EUCLEAN',
+  121: 'EREMOTEIO',
+  122: 'EDQUOT',
 }
 
 /**
@@ -710,6 +760,12 @@ export function quote(text: string): string {
 /** Text of ours that holds words from outside: as `quote`, without the quotes. */
 export function printable(text: string): string {
   return escapeControls(cutMiddle(text))
+}
+
+/** Bytes in the largest binary unit that leaves a digit before the point. */
+function size(bytes: number): string {
+  const exponent = bytes < 1024 ? 0 : Math.min(4, Math.floor(Math.log2(bytes) / 10))
+  return `${(bytes / 1024 ** exponent).toFixed(exponent === 0 ? 0 : 1)} ${['B', 'KiB', 'MiB', 'GiB', 'TiB'][exponent]}`
 }
 
 function cutMiddle(text: string): string {

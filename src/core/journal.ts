@@ -62,12 +62,15 @@ export interface Journal<S extends string, G extends string, P> {
     record: StepRecord<S>,
     options: {isLast: boolean; patch?: P; effect?: () => void},
   ): Promise<RunEvent>
-  /** Gives the claim back until `dueAt`; the next attempt has number `nextAttempt`. */
+  /**
+   * Gives the claim back until `dueAt`; the next attempt has number `nextAttempt`. With `isLook` nothing was tried: it
+   * is an event when the run begins to wait for this, and none while it goes on waiting for the same.
+   */
   wait(
     claim: Claim<S, G>,
     record: StepRecord<S>,
-    options: {error: ErrorJson; dueAt: number; nextAttempt: number},
-  ): Promise<RunEvent>
+    options: {error: ErrorJson; dueAt: number; nextAttempt: number; isLook?: boolean},
+  ): Promise<RunEvent | undefined>
   /** Ends the run in `failedState`, keeping why and where. */
   fail(claim: Claim<S, G>, record: StepRecord<S>, error: ErrorJson): Promise<RunEvent>
   /** Ends the run short of its goal, in `at`, without failure. */

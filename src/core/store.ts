@@ -12,6 +12,7 @@ import {countByState} from './db/images.ts'
 import {openJournal} from './db/journal.ts'
 import {openDatabase, type Database} from './db/open.ts'
 import {addNode, hasNode} from './db/owners.ts'
+import {countWaiting} from './db/runs.ts'
 import {fromSystemError, toImgstoreError} from './errors.ts'
 import {armFailpointsFrom} from './failpoint.ts'
 import {newUlid, type NodeId} from './ids.ts'
@@ -27,15 +28,17 @@ import {
   type NodeTrouble,
 } from './images/node-id.ts'
 import {findAtWork, findGoneOwners, freeGoneOwner, hasLiveWorker} from './images/owners.ts'
+import {repair as repairDamaged, type Repair} from './images/repair.ts'
 import type {StoreDisk} from './stream.ts'
 import {readTreeNote, removeTree} from './images/trees.ts'
+import {SpaceGate, spaceOf} from './images/space.ts'
 import {work, type WorkOptions} from './images/work.ts'
 import {layoutOf, type Layout} from './layout.ts'
 import {silentLogger, type Logger} from './log.ts'
 import type {BackupOptions, BackupReport} from './maintenance/backup.ts'
 import {cleanup, type CleanupReport} from './maintenance/cleanup.ts'
 import type {MaintenanceContext} from './maintenance/context.ts'
-import {doctor, spaceAt, type DoctorReport} from './maintenance/doctor.ts'
+import {doctor, type DoctorReport} from './maintenance/doctor.ts'
 import {repair, type RepairReport} from './maintenance/repair/repair.ts'
 import type {RestoreOptions, RestoreReport, SetBack} from './maintenance/restore.ts'
 import {dropBlobIfUnused} from './maintenance/unused-blobs.ts'
@@ -59,6 +62,7 @@ export type {CleanupItem, CleanupReport} from './maintenance/cleanup.ts'
 export type {DoctorCheck, DoctorReport, DoctorSetting} from './maintenance/doctor.ts'
 export type {RepairItem, RepairReport} from './maintenance/repair/repair.ts'
 export type {VerifyReport} from './maintenance/verify.ts'
+export type {Repair} from './images/repair.ts'
 export type {
   FetchOptions,
   FetchOutcome,
@@ -97,8 +101,19 @@ export type OpenStoreOptions = {
 
 export type Health = {
   database: {isOk: boolean; detail: string}
-  space: {isOk: boolean; freeBytes: number; totalBytes: number; reserveBytes: number}
+  /** Below the reserve new work waits: `waitingImages` of them do. */
+  space: {
+    isOk: boolean
+    freeBytes: number
+    totalBytes: number
+    reserveBytes: number
+    waitingImages: number
+  }
 }
+
+/** What images wait for that have a run which waits: room on the disk, or their next attempt. */
+export const waitReasons = ['space', 'retry'] as const
+export type WaitReason = (typeof waitReasons)[number]
 
 export type Store = {
   readonly settings: Settings
@@ -108,7 +123,8 @@ export type Store = {
   readonly runs: Runs
   readonly maintenance: {
     cleanup(options: {isDryRun: boolean}): Promise<CleanupReport>
-    verify(options: VerifyOptions): Promise<VerifyReport>
+    /** With `isRepairing` what is damaged or missing is also fetched again or made anew: `repairs` says how that went. */
+    verify(options: VerifyOptions & {isRepairing?: boolean}): Promise<RepairedReport>
     doctor(): Promise<DoctorReport>
     /** Errors: file_exists, file_busy, store_invalid, no_space, io_failed, permission_denied, interrupted. */
     backup(options: BackupOptions): Promise<BackupReport>
@@ -121,6 +137,8 @@ export type Store = {
   hasWorker(): Promise<boolean>
   health(): Promise<Health>
   countByState(): Promise<Record<ImageState, number>>
+  /** Images whose run waits, by what for. */
+  countWaiting(): Promise<Record<WaitReason, number>>
   /** Other settings for steps that begin later; where the store is cannot change. */
   reload(settings: Settings): void
   close(): Promise<void>
@@ -236,12 +254,16 @@ function buildContexts(
       return decompressGrowing(request)
     },
     freshPlains: new Map(),
+    freshBlobs: new Map(),
+    space: new SpaceGate(layout.store, settings),
     canMountErofs: async () => {
       const support = await erofsSupport(layout.store, false)
+      if (!support.ok && support.trouble) throw support.trouble
       return support.ok ? {isAble: true} : {isAble: false, reason: support.reason}
     },
     canMount: async () => {
       const {canMount} = await hostCheck(false)
+      if (!canMount.ok && canMount.trouble) throw canMount.trouble
       return canMount.ok ? {isAble: true} : {isAble: false, reason: canMount.reason}
     },
     dropBlobIfUnused: async (digest) => {
@@ -276,7 +298,10 @@ async function erofsSupport(storeDir: string, refresh: boolean): Promise<ErofsSu
   const checking = (async () => {
     const {trialErofs} = await import('./unpack/unpack.ts')
     const {canMountErofs} = await import('./mounts/erofs.ts')
-    return await canMountErofs(storeDir, trialErofs())
+    const found = await canMountErofs(storeDir, trialErofs())
+    // A disk that failed says nothing about the host.
+    if (!found.ok && found.trouble) erofsChecked.delete(storeDir)
+    return found
   })()
   erofsChecked.set(storeDir, checking)
   return await checking
@@ -299,7 +324,10 @@ function buildStore(
     runs: openRuns(images),
     maintenance: {
       cleanup: (o) => cleanup(maintenance, o),
-      verify: (o) => verify(maintenance, o),
+      verify: async ({isRepairing = false, ...o}) => {
+        const report = await verify(maintenance, o)
+        return {...report, repairs: isRepairing ? await repairFound(images, report, o) : []}
+      },
       backup: async (o) => {
         const {backup} = await import('./maintenance/backup.ts')
         return await backup(maintenance, o)
@@ -334,6 +362,7 @@ function buildStore(
       for (const {state: name, count} of await countByState(database.db, node)) counts[name] = count
       return counts
     },
+    countWaiting: () => waiting(images),
     reload: (settings) => {
       state.settings = Object.freeze({
         ...settings,
@@ -343,6 +372,21 @@ function buildStore(
     },
     close: () => database.close(),
   }
+}
+
+export type RepairedReport = VerifyReport & {repairs: Repair[]}
+
+async function repairFound(
+  images: ImagesContext,
+  {damaged, missing, damagedTrees}: VerifyReport,
+  {signal}: VerifyOptions,
+): Promise<Repair[]> {
+  const used = [...damaged, ...missing].filter((blob) => blob.images.length > 0)
+  return await repairDamaged(images, {
+    digests: used.map(({digest}) => digest),
+    images: [...new Set(damagedTrees.map(({image}) => image))],
+    signal: signal ?? new AbortController().signal,
+  })
 }
 
 /** The host is tried with a mount in the store; where there is no store yet, none is left behind. */
@@ -371,7 +415,6 @@ function removeEmpty(path: string, top: string): void {
 }
 
 async function health(images: ImagesContext): Promise<Health> {
-  const reserveBytes = images.settings().healthSpaceBytes
   const database = {isOk: true, detail: 'ok'}
   try {
     await countByState(images.database.db, images.node)
@@ -379,8 +422,19 @@ async function health(images: ImagesContext): Promise<Health> {
     database.isOk = false
     database.detail = error instanceof Error ? error.message : String(error)
   }
-  const {freeBytes, totalBytes} = await spaceAt(images.layout.store)
-  return {database, space: {isOk: freeBytes >= reserveBytes, freeBytes, totalBytes, reserveBytes}}
+  const settings = images.settings()
+  const space = await spaceOf(images.layout.store, settings)
+  const reserveBytes = Math.max(space.reserveBytes, settings.healthSpaceBytes)
+  const isOk = space.freeBytes >= reserveBytes
+  const waitingImages = database.isOk ? (await waiting(images)).space : 0
+  return {database, space: {...space, isOk, reserveBytes, waitingImages}}
+}
+
+async function waiting(images: ImagesContext): Promise<Record<WaitReason, number>> {
+  const counts = {space: 0, retry: 0}
+  for (const {code, count} of await countWaiting(images.database.db, images.node))
+    counts[code === 'space_low' ? 'space' : 'retry'] += count
+  return counts
 }
 
 /** Disks of the store that are ACTIVE, now and whenever it is asked; the store need not exist. */

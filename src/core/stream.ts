@@ -69,8 +69,11 @@ export type OpenedFile = Validators & {
  */
 export type FoundImage = StreamImage & {open(): OpenedFile}
 
-/** The flag of an entry that decides how its chunks may be cached. */
-export type FoundChunked = {isPublic: boolean; file: OpenedFile}
+/**
+ * The flag of an entry that decides who may read its chunks and how they may be cached, also where `file` is undefined
+ * because there is no such file.
+ */
+export type FoundChunked = {isPublic: boolean; file: OpenedFile | undefined}
 
 /**
  * The service that the door talks to. All of it is synchronous: a cached lookup is two or three system calls, far
@@ -91,7 +94,7 @@ export type Streams = {
   find(id: string): FoundImage | undefined
   /**
    * A manifest (`name` undefined) or one chunk of the chunked form of an image, opened. `version` undefined means the
-   * catalog's version of the image or else the flat layout.
+   * catalog's version of the image or else the flat layout. Undefined where nothing has this id.
    *
    * Errors: catalog_invalid, io_failed, permission_denied.
    */

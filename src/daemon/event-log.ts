@@ -13,7 +13,8 @@ export function eventLogger(log: Logger): (event: RunEvent) => void {
         log.info(fields, 'state changed')
         break
       case 'retry':
-        log.warn(fields, 'attempt failed and is tried again')
+        if (event.error?.code === 'space_low') log.warn(fields, 'image waits for space')
+        else log.warn(fields, 'attempt failed and is tried again')
         break
       case 'failed':
         log.error(fields, 'image failed')

@@ -4,7 +4,7 @@
  */
 import {pino} from 'pino'
 import {ImgstoreError, errorToJson, quote} from '../core/errors.ts'
-import {redact, type LogFields, type LogLevel, type Logger} from '../core/log.ts'
+import {plainJson, withoutSecrets, type LogFields, type LogLevel, type Logger} from '../core/log.ts'
 import type {Settings} from '../core/settings.ts'
 
 export type LogStream = {write(text: string): unknown; readonly isTTY?: boolean}
@@ -37,7 +37,7 @@ function jsonLogger(level: LogLevel, stream: LogStream): DaemonLogger {
       timestamp: pino.stdTimeFunctions.isoTime,
       formatters: {level: (label) => ({level: label})},
     },
-    {write: (text: string) => void stream.write(text)},
+    {write: (text: string) => void stream.write(plainJson(text))},
   )
   return {
     error: (fields, message) => logger.error(cleanFields(fields), message),
@@ -90,7 +90,6 @@ function quoteInside(json: string): string {
   return json.replaceAll(/[\u007f-\uffff]+/g, (part) => quote(part).slice(1, -1))
 }
 
-const urlPattern = /\b[a-z][a-z0-9+.-]*:\/\/[^\s"'<>\\]+/gi
 const depthMax = 6
 
 /** The fields as they may be seen: URLs redacted wherever they stand, errors as plain objects. */
@@ -101,7 +100,7 @@ export function cleanFields(fields: LogFields): LogFields {
 }
 
 function cleanValue(value: unknown, depth: number): unknown {
-  if (typeof value === 'string') return redactText(value)
+  if (typeof value === 'string') return withoutSecrets(value)
   if (typeof value === 'bigint') return value.toString()
   if (typeof value === 'function' || typeof value === 'symbol') return `(${typeof value})`
   if (typeof value !== 'object' || value === null) return value
@@ -111,10 +110,6 @@ function cleanValue(value: unknown, depth: number): unknown {
   return Object.fromEntries(
     Object.entries(plain).map(([key, item]) => [key, cleanValue(item, depth - 1)]),
   )
-}
-
-function redactText(text: string): string {
-  return text.includes('://') ? text.replaceAll(urlPattern, (url) => redact(url)) : text
 }
 
 /** An error as log fields: what a person acts on; the stack only where the failure is a bug of ours. */

@@ -7,6 +7,9 @@ class FakeClock implements Clock {
   now(): number {
     return this.at
   }
+  steady(): number {
+    return this.at
+  }
   sleep(ms: number): Promise<void> {
     this.at += ms
     return Promise.resolve()

@@ -55,6 +55,9 @@ class FakeClock implements Clock {
   now(): number {
     return this.at
   }
+  steady(): number {
+    return this.at
+  }
   sleep(): Promise<void> {
     return Promise.resolve()
   }

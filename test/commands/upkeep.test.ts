@@ -50,7 +50,7 @@ describe('imgstore remove, cleanup and verify', () => {
       expect(readdirSync(join(dir, 'store/blobs'))).to.include(`${await digestOf(json)}.tar`)
     }))
 
-  it('verify finds a damaged archive, moves it away and exits 12', () =>
+  it('verify finds a damaged archive, moves it away, exits 12 and fetches it again', () =>
     withStore(async ({run, json, dir, fetched}) => {
       await fetched('web')
       const good = await run('verify')
@@ -58,12 +58,19 @@ describe('imgstore remove, cleanup and verify', () => {
       expect(lines(good.stdout).at(-1)).to.match(/^Checked 1 archive, .* 0 damaged, 0 missing$/)
       const digest = await digestOf(json)
       truncateSync(join(dir, 'store/blobs', `${digest}.tar`), 1000)
-      const bad = await run('verify', 'web')
+      const bad = await run('verify', 'web', '--no-repair')
       expect(bad.exit).to.equal(12)
       expect(bad.stdout).to.match(new RegExp(`^DAMAGED sha256:${digest} \\(used by web\\): `, 'm'))
       const missing = await json('verify')
       expect(missing.exit).to.equal(12)
       expect(missing['missing']).to.deep.equal([{digest, images: ['web']}])
+      expect(missing['repairs']).to.deep.equal([{what: 'blob', of: digest}])
+      expect((await run('verify')).exit).to.equal(0)
+      truncateSync(join(dir, 'store/blobs', `${digest}.tar`), 1000)
+      const mended = await run('verify')
+      expect(mended.exit).to.equal(12)
+      expect(mended.stdout).to.match(new RegExp(`^FETCHED AGAIN sha256:${digest}$`, 'm'))
+      expect((await run('verify')).exit).to.equal(0)
       expect((await run('verify', 'nosuch')).exit).to.equal(10)
     }))
 })

@@ -175,7 +175,7 @@ export function journalSuite(
       const options = {error, dueAt: clock.now() + 5, nextAttempt: 2}
       const waits = await journal.wait(claim, recordOf(claim, 'DOWNLOADING'), options)
       expect(waits).to.deep.include({kind: 'retry', error, dueAt: options.dueAt})
-      expect(waits.seq).to.be.greaterThan(moved.seq)
+      expect(waits?.seq).to.be.greaterThan(moved.seq)
       expect(await scene.look('image')).to.deep.equal({
         state: 'DOWNLOADING',
         status: 'waiting',
@@ -193,6 +193,32 @@ export function journalSuite(
         error,
       })
       expect(await scene.look('image')).to.include({state: 'FAILED', status: 'failed'})
+    })
+
+    promise('tells of a run that waits for the host once, until a step is done', async (scene) => {
+      await scene.add('image')
+      const {journal, clock} = scene
+      const look = async (from: string, code: string): Promise<boolean> => {
+        const claim = await claimed(scene)
+        const options = {
+          error: {...error, code},
+          dueAt: clock.now() + 5,
+          nextAttempt: claim.attempt,
+          isLook: true,
+        }
+        const event = await journal.wait(claim, recordOf(claim, from as 'NEW'), options)
+        clock.advance(5)
+        return event !== undefined
+      }
+      expect(await look('NEW', 'space_low')).to.equal(true)
+      expect(await look('NEW', 'space_low')).to.equal(false)
+      expect(await scene.look('image')).to.include({status: 'waiting', attempt: 1})
+      expect(await look('NEW', 'another')).to.equal(true)
+      expect(await look('NEW', 'space_low')).to.equal(true)
+      const claim = await claimed(scene)
+      await journal.transition(claim, 'DOWNLOADING', recordOf(claim), {isLast: false})
+      await journal.release(claim)
+      expect(await look('DOWNLOADING', 'space_low')).to.equal(true)
     })
 
     promise('ends a run at its goal, short of it, or where it already was', async (scene) => {

@@ -1,6 +1,6 @@
 import {expect} from 'chai'
 import fc from 'fast-check'
-import {redact} from '../../src/core/log.ts'
+import {plainJson, redact, withoutSecrets} from '../../src/core/log.ts'
 
 const word = fc.stringMatching(/^[A-Za-z0-9]{6,12}$/)
 
@@ -72,5 +72,51 @@ describe('redacted addresses', () => {
 
   it('never throw', () => {
     fc.assert(fc.property(fc.string(), (text) => typeof redact(text) === 'string'))
+  })
+})
+
+describe('texts with addresses in them', () => {
+  const secret = 'hunter2'
+
+  it('lose the secrets of all of them and stay the same otherwise', () => {
+    const cases: [string, string][] = [
+      ['see http://127.0.0.1:1 there', 'see http://127.0.0.1:1 there'],
+      [`url="http://me:${secret}@host/a?b=1",`, 'url="http://***@host/a?b=1",'],
+      [`a=http://x/http://me:${secret}@host/`, 'a=http://x/http://***@host/'],
+      [`(https://host/?token=${secret}`, '(https://host/?token=***'],
+      ['getty@tty1.service a:b', 'getty@tty1.service a:b'],
+    ]
+    for (const [text, shown] of cases) expect(withoutSecrets(text)).to.equal(shown)
+  })
+
+  it('lose also what a person may have misspelt', () => {
+    for (const text of [
+      `--name=me:${secret}@host/a`,
+      `http:/me:${secret}@host`,
+      ` http://me:${secret} b@host/`,
+      `//me:${secret}@host`,
+      `/home/https:/host/a?X-Amz-Signature=${secret}#b`,
+    ])
+      expect(withoutSecrets(text, {isTyped: true}), text).not.to.include(secret)
+  })
+
+  it('are read in linear time', () => {
+    for (const piece of ['x', 'a.', ':', '@', '://', 'a://'])
+      expect(withoutSecrets(`${piece.repeat(50_000)} http://u:p@`, {isTyped: true})).to.be.a(
+        'string',
+      )
+  })
+})
+
+describe('JSON for terminals', () => {
+  it('means the same and holds nothing that steers one', () => {
+    fc.assert(
+      fc.property(fc.json({stringUnit: 'binary'}), (json) => {
+        const shown = plainJson(json)
+        expect(JSON.parse(shown)).to.deep.equal(JSON.parse(json))
+        expect(shown).not.to.match(/[\u007f-\u009f\u200b\u202e\u2028\ufeff]/)
+      }),
+    )
+    expect(plainJson('"\u009b\u202e\u{e0001}"')).to.equal('"\\u009b\\u202e\\udb40\\udc01"')
   })
 })

@@ -2,12 +2,12 @@
 import {spawnSync} from 'node:child_process'
 import {mkdirSync, readdirSync} from 'node:fs'
 import {join} from 'node:path'
-import SqliteDatabase from 'better-sqlite3'
 import {expect} from 'chai'
 import {packedImage} from '../support/backend-image.ts'
 import {useServers, type BlobServer} from '../support/blob-server.ts'
 import {makeImage, readTree} from '../support/image-maker.ts'
 import {until, useScenes, type Scene} from '../support/program.ts'
+import {forgetBoot} from '../support/reboot.ts'
 import {requires} from '../support/requires.ts'
 import {eventsOf, expectSoundStore, imagesOf, mountsOf} from '../support/store-check.ts'
 
@@ -149,9 +149,7 @@ async function threeActive(
 function goDown(scene: Scene, pid?: number): void {
   if (pid !== undefined) process.kill(-pid, 'SIGKILL')
   for (const mount of scene.mounts().reverse()) umount(mount)
-  const database = new SqliteDatabase(scene.db)
-  database.prepare(`update owners set boot_id = 'the boot before', pid = ?`).run(process.pid)
-  database.close()
+  forgetBoot(scene.db)
 }
 
 function umount(path: string): void {

@@ -395,16 +395,29 @@ describe('the page', () => {
     await page.locator('#notice').waitFor({state: 'hidden'})
   })
 
-  it('shows no private image to anybody where those need a lease', async () => {
+  it('shows private images that need a lease to who has a token, and reads them', async () => {
     const secret = join(scene.dir, 'secret')
     const tokens = join(scene.dir, 'tokens')
+    const token = 'a-token-for-leases-0123456789'
     writeFileSync(secret, 's'.repeat(40), {mode: 0o600})
-    writeFileSync(tokens, 'a-token-for-leases-0123456789\n', {mode: 0o600})
+    writeFileSync(tokens, `${token}\n`, {mode: 0o600})
     const files = ['--lease-secret-file', secret, '--lease-token-file', tokens]
     const other = await startServe(scene, ['--images-root', images, ...files])
-    const {page} = await visit({url: `${other.url}/`})
+    const {page, faults} = await visit({url: `${other.url}/`})
     expect(await prove(page, 'debian12', {reads: '16'})).to.match(/nothing wrong/)
     expect(await page.locator('body').innerText()).not.to.match(/\blarge\b/)
+
+    const field = page.getByLabel('Token for private images')
+    await field.fill('another-token-0123456789012345')
+    await field.blur()
+    await page.waitForResponse((response) => response.url().endsWith('/ui/images.json'))
+    expect(await page.locator('body').innerText()).not.to.match(/\blarge\b/)
+
+    await field.fill(token)
+    await field.blur()
+    await page.locator('#images-list > li', {hasText: 'large'}).waitFor()
+    expect(await prove(page, 'large', {reads: '16'})).to.match(/nothing wrong/)
+    expect(faults).to.deep.equal([])
   })
 
   it('works by HTTPS and HTTP/2', async () => {

@@ -1,119 +1,140 @@
-/** Ten images, two workers, and again and again one of them dies at a moment that nobody chose. */
-import {join} from 'node:path'
-import {setTimeout as sleep} from 'node:timers/promises'
+/** Images lead whole lives while the workers and commands at work on them die again and again, in every state. */
 import {expect} from 'chai'
 import {packedImage} from '../support/backend-image.ts'
-import {useServers, type BlobServer} from '../support/blob-server.ts'
+import {useServers} from '../support/blob-server.ts'
+import {AimedKills, lifeStates} from '../support/aimed-kills.ts'
 import {faultSeed, howMany, isLong, recordRow} from '../support/faults.ts'
-import {makeImage, randomOf, readTree, type Image} from '../support/image-maker.ts'
-import {until, useScenes, type Running, type Scene} from '../support/program.ts'
+import {ImageLife, serveContents, type Content} from '../support/image-life.ts'
+import {makeImage, randomOf} from '../support/image-maker.ts'
+import {useScenes, type Ran, type Running, type Scene} from '../support/program.ts'
 import {requires} from '../support/requires.ts'
-import {expectSoundStore, imagesOf, query} from '../support/store-check.ts'
+import {expectSoundStore, namesIn} from '../support/store-check.ts'
 
-const seed = faultSeed
-const killsMax = howMany(50, 1000)
-const imageCount = 10
+/** With cleanup and serve, 50 and 1,000: kills-cleanup.test.ts, kills-serve.test.ts. */
+const killsMax = howMany(30, 750)
+const killsPerRound = howMany(15, 50)
+const lifeCount = 6
+const shellCount = 3
 
-type JsonEvent = {run: string; image: string; kind: string; from?: string; to?: string}
-type JsonRun = {id: string; image: string; status: string; goal: string}
-
-describe('two workers that are killed again and again', function () {
+describe('processes that are killed again and again in every state', function () {
   requires('root')
-  this.timeout(isLong ? 3_600_000 : 180_000)
+  this.timeout(isLong ? 3_600_000 : 240_000)
   const newScene = useScenes()
   const newServer = useServers()
 
-  it(`bring ten images to ACTIVE, each step effective once`, async () => {
-    console.log(`    IMGSTORE_TEST_SEED=${seed}`)
+  it('lose no result that a command told of, and are gone without a trace', async () => {
+    console.log(`    IMGSTORE_TEST_SEED=${faultSeed}`)
     const scene = newScene()
     Object.assign(scene.env, {
       IMGSTORE_LEASE: '2s',
       IMGSTORE_POLL: '50ms',
       IMGSTORE_RETRY_WAIT: '100ms',
     })
-    const images = await enqueueImages(scene, await newServer())
-    const kills = await killWorkers(scene)
-    expect(kills).to.equal(killsMax)
-
-    // Two workers that nobody kills any more finish what is left.
-    await Promise.all([scene.run(['worker', '--once']), scene.run(['worker', '--once'])])
-    const states = imagesOf(scene).map(({name, state}) => [name, state])
-    expect(states).to.deep.equal([...images.keys()].map((name) => [name, 'ACTIVE']))
-    await expectOneRunEach(scene, [...images.keys()])
-    for (const [name, image] of images)
-      expect(readTree(join(scene.store, 'active', name)), name).to.deep.equal(image.tree)
-    await expectSoundStore(scene)
+    const contents = serveContents(await newServer(), imagesOfSeed(), 3_000_000)
+    const random = randomOf(faultSeed)
+    const lives = Array.from(
+      {length: lifeCount},
+      (_, i) => new ImageLife(`image-${i}`, {scene, contents, random}),
+    )
+    const kills = new AimedKills(scene, random)
+    await scene.ok(['worker', '--once'])
+    const startedAt = performance.now()
+    for (let round = 0; kills.kills < killsMax; round++) {
+      const until = Math.min(killsMax, kills.kills + killsPerRound)
+      // Every other round there is no worker: then commands that wait do the work themselves, and die themselves.
+      await liveThrough({scene, lives, kills, until, workerCount: round % 2 === 0 ? 2 : 0})
+      await expectAllHold(scene, lives, contents)
+      if (isLong) console.log(`    ${kills.kills} kills`)
+    }
+    const acknowledged = lives.reduce((sum, life) => sum + life.acknowledged, 0)
+    expect(acknowledged).to.be.greaterThan(killsMax / 10)
+    console.log(`    ${kills.kills} kills (${kills.text()}), ${acknowledged} results`)
+    const hit = lifeStates.filter((state) => kills.counts.has(state))
+    expect(hit.length, hit.join()).to.be.at.least(isLong ? lifeStates.length : 5)
     recordRow({
       row: 'kills',
-      injected: `${kills} × kill -9 of one of two workers`,
-      checked: 'all images ACTIVE, each step once, trees equal, sound store',
+      injected: `${kills.kills} × kill -9 of a worker or command: ${kills.text()}`,
+      checked: `${acknowledged} acknowledged results there, each step once, trees equal, sound store`,
+      figures: `${Math.round((performance.now() - startedAt) / 1000)} s`,
     })
   })
 })
 
-/**
- * Ten images under ten names, two of them of the same bytes; all of them slow to download. Half of them are indexed,
- * two from a compressed archive.
- */
-async function enqueueImages(scene: Scene, server: BlobServer): Promise<Map<string, Image>> {
-  const images = new Map<string, Image>()
-  for (let i = 0; i < imageCount; i++) {
-    const name = `image-${i}`
-    const image =
-      i === imageCount - 1
-        ? images.get('image-0')
-        : packedImage(
-            i === 1 || i === 3 ? 'gzip' : 'plain',
-            makeImage(seed + i, {files: 300, fileBytes: 8000}),
-          )
-    if (!image) throw new Error('the first image is there')
-    images.set(name, image)
-    const url = server.put(`/${name}.tar`, image.bytes, {bytesPerSecond: 600_000})
-    const backend = i % 2 === 1 ? 'erofs' : 'dir'
-    await scene.ok(['fetch', name, url, `sha256:${image.digest}`, '--backend', backend])
-  }
-  return images
+function imagesOfSeed() {
+  const large = makeImage(faultSeed, {files: 300, fileBytes: 8000})
+  const small = makeImage(faultSeed + 1, {files: 120, fileBytes: 2000})
+  return [large, packedImage('gzip', large), small, packedImage('gzip', small)]
 }
 
-/** Starts two workers, kills one or the other at random moments, and starts it again at once. Returns how often. */
-async function killWorkers(scene: Scene): Promise<number> {
-  const random = randomOf(seed)
-  const workers = [scene.start(['worker']), scene.start(['worker'])]
-  let kills = 0
-  while (kills < killsMax) {
-    await sleep(50 + random() * 650)
-    const which = random() < 0.5 ? 0 : 1
-    const worker = workers[which] as Running
-    worker.kill('SIGKILL')
-    expect((await worker.exited).signal).to.equal('SIGKILL')
-    workers[which] = scene.start(['worker'])
-    kills++
+type Round = {
+  scene: Scene
+  lives: ImageLife[]
+  kills: AimedKills
+  /** So many kills in all end the round. */
+  until: number
+  workerCount: number
+}
+
+/** Shells lead the lives on while processes are killed; a killed worker is followed by the next one at once. */
+async function liveThrough(round: Round): Promise<void> {
+  const {scene, lives, kills, until, workerCount} = round
+  const workers = Array.from({length: workerCount}, () => scene.start(['worker']))
+  const commands = new Set<Running>()
+  const run = async (args: string[]): Promise<Ran> => {
+    const command = scene.start(args)
+    commands.add(command)
+    const ran = await command.exited
+    commands.delete(command)
+    return ran
   }
-  await until('both workers to be registered', () => {
-    const alive = query<{pid: number}>(scene, 'select pid from owners').map(({pid}) => pid)
-    return workers.every(({pid}) => alive.includes(pid))
-  })
+  let isOver = false
+  let next = 0
+  const busy = new Set<ImageLife>()
+  const shell = async (): Promise<void> => {
+    while (!isOver) {
+      const life = lives[next++ % lives.length]
+      if (life === undefined || busy.has(life)) continue
+      busy.add(life)
+      await life.step(run)
+      busy.delete(life)
+    }
+  }
+  const killing = async (): Promise<void> => {
+    try {
+      while (kills.kills < until && !isOver) {
+        const victim = await kills.kill(() => [...workers, ...commands].filter((p) => !p.isOver))
+        const index = workers.indexOf(victim)
+        if (index >= 0) workers[index] = scene.start(['worker'])
+        for (const life of lives) if (!busy.has(life)) life.expectHolds()
+      }
+    } finally {
+      isOver = true
+    }
+  }
+  const shells = Array.from({length: shellCount}, () =>
+    shell().finally(() => {
+      isOver = true
+    }),
+  )
+  await Promise.all([killing(), ...shells])
   for (const worker of workers) worker.kill('SIGTERM')
-  for (const worker of workers) expect((await worker.exited).code).to.equal(0)
-  return kills
+  for (const worker of workers) {
+    const {code, signal} = await worker.exited
+    // One that was just starting is ended by the signal itself.
+    expect([0, 'SIGTERM']).to.include(code ?? signal)
+  }
 }
 
-/** One run for each image, done, and in its events each transition once: as the commands show it. */
-async function expectOneRunEach(scene: Scene, names: string[]): Promise<void> {
-  const {runs} = await scene.json<{runs: JsonRun[]}>(['runs', 'list', '--limit', '1000'])
-  expect(runs.map(({image}) => image).sort()).to.deep.equal(names)
-  const {events} = await scene.json<{events: JsonEvent[]}>(['events', '--limit', '10000'])
-  for (const run of runs) {
-    expect(run).to.include({status: 'done', goal: 'ACTIVE'})
-    const steps = events.filter((event) => event.run === run.id && event.kind === 'transition')
-    expect(steps.map(({from, to}) => `${from} → ${to}`)).to.deep.equal([
-      'NEW → DOWNLOADING',
-      'DOWNLOADING → DOWNLOADED',
-      'DOWNLOADED → UNPACKING',
-      'UNPACKING → UNPACKED',
-      'UNPACKED → STORED',
-      'STORED → ACTIVATING',
-      'ACTIVATING → ACTIVE',
-    ])
+/** What was promised is there, whole, and nothing else is. */
+async function expectAllHold(scene: Scene, lives: ImageLife[], contents: Content[]): Promise<void> {
+  expect((await scene.run(['worker', '--once'])).code).to.equal(0)
+  for (const life of lives) {
+    life.expectHolds()
+    life.expectTree()
   }
+  const digests = new Set(contents.map(({image}) => image.digest))
+  await expectSoundStore(scene)
+  for (const name of namesIn(scene, 'blobs').filter((blob) => blob.endsWith('.tar')))
+    expect(digests.has(name.slice(0, 64)), name).to.equal(true)
+  expect((await scene.run(['verify'])).code, 'every blob has its digest').to.equal(0)
 }

@@ -1,5 +1,5 @@
 import {execFileSync} from 'node:child_process'
-import {mkdirSync, readdirSync} from 'node:fs'
+import {mkdirSync, readdirSync, rmSync} from 'node:fs'
 import {join, resolve} from 'node:path'
 import {expect} from 'chai'
 import {checkMountHost} from '../../src/core/mounts/host-check.ts'
@@ -27,6 +27,18 @@ describe('the check of a host that can mount', function () {
       ])
       expect(mountsBelow(dir)).to.deep.equal([])
       expect(readdirSync(join(dir, 'a, store: é/staging'))).to.deep.equal([])
+    }))
+
+  it('is not misled by a cleanup that takes its trial away', () =>
+    withTempDir(async (dir) => {
+      const staging = join(dir, 'staging')
+      const checking = checkMountHost(dir, {refresh: true})
+      // The trial is mounted by now, and is looked at next.
+      const [name = ''] = readdirSync(staging)
+      unmountSync(join(staging, name, 'mount'))
+      rmSync(join(staging, name), {recursive: true})
+      expect((await checking).canMount).to.deep.equal({ok: true})
+      expect(readdirSync(staging)).to.deep.equal([])
     }))
 
   it('says why a store cannot be used: it is on an overlay, or read-only', () =>

@@ -73,6 +73,8 @@ export async function addImageAndRun(
     if (options.state) await updatePlacement(trx, imageId, node, {state: options.state}, now)
     const dueAt = options.dueAt ?? now
     const run = await addRun(trx, {imageId, image: name, node, digest, goal, now: dueAt})
+    if (dueAt > now)
+      await trx.updateTable('runs').set({status: 'waiting'}).where('id', '=', run).execute()
     return {imageId, run, digest}
   })
 }

@@ -7,6 +7,7 @@ export class FixedClock implements Clock {
   /** How often somebody asked to sleep. */
   sleeps = 0
   #now: number
+  #jumpedMs = 0
   readonly #sleepers = new Set<Sleeper>()
 
   constructor(now = Date.UTC(2026, 0, 1)) {
@@ -15,6 +16,17 @@ export class FixedClock implements Clock {
 
   now(): number {
     return this.#now
+  }
+
+  steady(): number {
+    return this.#now - this.#jumpedMs
+  }
+
+  /** Sets the time: those who sleep do not notice. */
+  jump(ms: number): void {
+    this.#now += ms
+    this.#jumpedMs += ms
+    for (const sleeper of this.#sleepers) sleeper.at += ms
   }
 
   sleep(ms: number, signal?: AbortSignal): Promise<void> {

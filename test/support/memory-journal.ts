@@ -22,6 +22,8 @@ export type MemoryRun<S extends string, G extends string, P> = {
   isTakeover: boolean
   dueAt: number
   patches: P[]
+  /** The code of what it last waited for, until a step is done. */
+  waitsFor?: string
   held?: ErrorJson
   failed?: ErrorJson
   /** How often each transition was written, by `from>to`. */
@@ -57,7 +59,7 @@ export class MemoryJournal<S extends string, G extends string, P = never> implem
       name: name as ImageName,
       goal,
       state,
-      status: 'pending',
+      status: dueAt > this.#clock.now() ? 'waiting' : 'pending',
       attempt: 1,
       epoch: 0,
       owner: undefined,
@@ -78,7 +80,8 @@ export class MemoryJournal<S extends string, G extends string, P = never> implem
     for (const run of this.runs.values()) {
       if (request.run !== undefined && run.id !== request.run) continue
       const isDue =
-        ((run.status === 'pending' || run.status === 'waiting') && run.dueAt <= now) ||
+        run.status === 'pending' ||
+        (run.status === 'waiting' && run.dueAt <= now) ||
         (run.status === 'running' && run.leaseExpiresAt <= now)
       if (isDue && (!found || run.dueAt < found.dueAt)) found = run
     }
@@ -138,6 +141,7 @@ export class MemoryJournal<S extends string, G extends string, P = never> implem
     run.state = to
     run.attempt = 1
     run.isTakeover = false
+    delete run.waitsFor
     if (options.patch !== undefined) run.patches.push(options.patch)
     if (options.isLast) this.#end(run, 'done')
     return this.#event(claim, record, {kind: to === 'REMOVED' ? 'removed' : 'transition', to})
@@ -147,13 +151,16 @@ export class MemoryJournal<S extends string, G extends string, P = never> implem
   async wait(
     claim: Claim<S, G>,
     record: StepRecord<S>,
-    options: {error: ErrorJson; dueAt: number; nextAttempt: number},
-  ): Promise<RunEvent> {
+    options: {error: ErrorJson; dueAt: number; nextAttempt: number; isLook?: boolean},
+  ): Promise<RunEvent | undefined> {
     const run = this.#fence(claim)
+    const isRepeated = options.isLook === true && run.waitsFor === options.error.code
+    run.waitsFor = options.error.code
     run.status = 'waiting'
     run.owner = undefined
     run.dueAt = options.dueAt
     run.attempt = options.nextAttempt
+    if (isRepeated) return undefined
     return this.#event(claim, record, {
       kind: 'retry',
       error: options.error,

@@ -2,20 +2,35 @@ import {readFileSync, readdirSync} from 'node:fs'
 import {join} from 'node:path'
 import {imageSteps} from '../../src/core/images/lifecycle.ts'
 
-/** Every failpoint of the sources; the journal has one for each step of an image. */
-export function failpointsOfSources(): string[] {
-  const names = new Set<string>()
+/** Every place of the sources with a failpoint, by its name; the journal has one for each step of an image. */
+function placesOfSources(): [name: string, place: string][] {
+  const found: [string, string][] = []
   for (const file of readdirSync('src', {recursive: true, encoding: 'utf8'})) {
     if (!file.endsWith('.ts') || file === 'core/failpoint.ts') continue
-    for (const [, name = ''] of readFileSync(join('src', file), 'utf8').matchAll(
-      /\bfailpoint\(\s*['"`]([^'"`]+)['"`]/g,
-    )) {
-      if (name === 'journal.${record.step}')
-        for (const step of imageSteps) names.add(`journal.${step}`)
-      else names.add(name)
+    const lines = readFileSync(join('src', file), 'utf8').split('\n')
+    for (const [i, line] of lines.entries()) {
+      // Comments speak of them too.
+      if (!/^[^/*]*\bfailpoint\(/.test(line)) continue
+      const place = `${file}:${i + 1}`
+      const [, name] = /\bfailpoint\('([\w.]+)'\)/.exec(line) ?? []
+      if (line.includes('failpoint(`journal.${record.step}`)'))
+        for (const step of imageSteps) found.push([`journal.${step}`, place])
+      else if (name === undefined) throw new Error(`the failpoint at ${place} has no plain name`)
+      else found.push([name, place])
     }
   }
-  return [...names].sort()
+  return found
+}
+
+/** Their names. */
+export function failpointsOfSources(): string[] {
+  return [...new Set(placesOfSources().map(([name]) => name))].sort()
+}
+
+/** Names that more than one place has: dying at one of these would leave the others untried. */
+export function namesOfManyFailpoints(): string[] {
+  const names = placesOfSources().map(([name]) => name)
+  return names.filter((name, i) => names.indexOf(name) !== i)
 }
 
 /** Those of publishing disk images: no store and no worker is there to go on. */

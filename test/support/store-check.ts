@@ -8,11 +8,12 @@ import type {Scene} from './program.ts'
 
 export type ImageRow = {
   name: string
+  kind: 'rootfs' | 'disk'
   digest: string
   state: string
   goal: string
-  kind: string
   tree_backend: string | null
+  tree_id: string | null
 }
 export type EventRow = {
   seq: number
@@ -32,6 +33,7 @@ export type RunRow = {
   goal: string
   status: string
   owner: string | null
+  finished_at: number | null
 }
 
 /** Reads rows of the store's database, past the program. */
@@ -47,7 +49,7 @@ export function query<T>(scene: Scene, sql: string): T[] {
 export const imagesOf = (scene: Scene): ImageRow[] =>
   query<ImageRow>(
     scene,
-    'select i.name, i.digest, i.kind, p.state, p.goal, p.tree_backend from images i join placements p on p.image_id = i.id order by i.name',
+    'select i.name, i.kind, i.digest, p.state, p.goal, p.tree_backend, p.tree_id from images i join placements p on p.image_id = i.id order by i.name',
   )
 
 export const eventsOf = (scene: Scene): EventRow[] =>
@@ -129,7 +131,7 @@ export async function expectNothingOrphaned(scene: Scene): Promise<void> {
   await scene.ok(['cleanup'], {env: {IMGSTORE_STALE_AFTER: '0'}})
   const images = imagesOf(scene)
   const withTree = images.filter(({state}) => ['STORED', 'ACTIVE'].includes(state))
-  const active = images.filter(({state, kind}) => state === 'ACTIVE' && kind === 'rootfs')
+  const active = images.filter(({state}) => state === 'ACTIVE')
   const used = images.filter(({state}) => !['NEW', 'FAILED'].includes(state))
   const blobs = [...new Set(used.map(({digest}) => `${digest}.tar`))].sort()
   expect(namesIn(scene, 'staging'), 'staging').to.deep.equal([])
@@ -147,7 +149,11 @@ export async function expectNothingOrphaned(scene: Scene): Promise<void> {
       namesIn(scene, dir).filter((name) => !names.includes(name)),
       dir,
     ).to.deep.equal([])
-  expect(mountsOf(scene), 'mounts').to.deep.equal(active.map(({name}) => `imgstore:${name}`))
+  const roots = active.filter(({kind}) => kind === 'rootfs')
+  expect(mountsOf(scene), 'mounts').to.deep.equal(roots.map(({name}) => `imgstore:${name}`))
+  const shown = active.filter(({kind}) => kind === 'disk')
+  const files = shown.flatMap(({name, tree_id}) => [`${name}.json`, `${tree_id}.raw`])
+  expect(namesIn(scene, 'disks'), 'disks').to.deep.equal(files.sort())
   const mounted = active.filter(({tree_backend}) => tree_backend === 'erofs')
   expect(indexesOf(scene), 'indexes').to.deep.equal(mounted.map(({name}) => name))
   const rows = query<{digest: string}>(scene, 'select digest from blobs order by digest')

@@ -4,14 +4,16 @@
  * Vocabulary: a *blob* is a whole file whose SHA-256 is its name. A *part* is the beginning of one, still growing.
  * A *note* says where a part comes from, so that the next attempt can ask the same source for the rest.
  */
+import {randomBytes} from 'node:crypto'
 import {readdir, rename, rm, stat} from 'node:fs/promises'
 import {join} from 'node:path'
 import type {Digest} from '../digest.ts'
 import {fail, fromSystemError, systemCode} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
-import {makeDirectory, syncDirectory} from './durable.ts'
+import {makeDirectory, syncDirectory, syncFile} from './durable.ts'
 import {blobName, blobsDirOf, noteName, partName, plainName, quarantineDirOf} from './layout.ts'
 import {parseBlobFileName, plainNoteName, type BlobFileKind} from './layout.ts'
+import {PartHashes} from './part-hashes.ts'
 import {beginPlain, readPlainNote, removePlainParts} from './plain.ts'
 import type {PlainNote, PlainWriter} from './plain.ts'
 import type {HashFileOptions} from './read.ts'
@@ -71,6 +73,8 @@ export type BlobStore = {
   remove(digest: Digest): Promise<boolean>
   /** Deletes a part with its note and copies; false when there was none. A writer that still has it open writes into nothing. */
   removePart(digest: Digest): Promise<boolean>
+  /** Makes sure that a blob that is there stays there: file and name are flushed. Errors: io_failed. */
+  settle(digest: Digest): Promise<void>
   /** Moves a blob out of the way to `<store>/quarantine/<sha256>.tar[.N]` and returns the new path, or undefined when there was none. */
   quarantine(digest: Digest): Promise<string | undefined>
   /** Hashes a blob from the disk. Errors: blob_damaged when it is missing. */
@@ -154,6 +158,7 @@ export function openBlobs(storeDir: string): BlobStore {
   const blobsDir = blobsDirOf(storeDir)
   const pathOf = (digest: Digest): string => join(blobsDir, blobName(digest))
   const partPathOf = (digest: Digest): string => join(blobsDir, partName(digest))
+  const hashes = new PartHashes()
   const plainPathOf = (digest: Digest): string => join(blobsDir, plainName(digest))
   const statPlain: BlobStore['statPlain'] = (digest) => statFile(plainPathOf(digest))
   // The note first: a tar without one is only of no use, the other way round the next one would get a wrong note.
@@ -166,17 +171,14 @@ export function openBlobs(storeDir: string): BlobStore {
     partPathOf,
     stat: (digest) => statFile(pathOf(digest)),
     statPart: (digest) => statFile(partPathOf(digest)),
-    beginPart: (digest, options) =>
-      beginPart(
-        {
-          digest,
-          blobsDir,
-          blobPath: pathOf(digest),
-          partPath: partPathOf(digest),
-          notePath: join(blobsDir, noteName(digest)),
-        },
-        options,
-      ),
+    beginPart: (digest, options) => {
+      // A name as copies have it: whoever finds it later knows what it is.
+      const own = options.isPrivate === true ? `.copy-${randomBytes(6).toString('hex')}` : ''
+      const partPath = `${partPathOf(digest)}${own}`
+      const notePath = own === '' ? join(blobsDir, noteName(digest)) : `${partPath}.json`
+      const blobPath = pathOf(digest)
+      return beginPart({digest, blobsDir, blobPath, partPath, notePath, hashes}, options)
+    },
     async *list() {
       yield* listDirectory(blobsDir)
       yield* listDirectory(quarantineDirOf(storeDir), 'quarantine')
@@ -186,7 +188,7 @@ export function openBlobs(storeDir: string): BlobStore {
     removePlain,
     beginPlain: (digest) => beginPlain(blobsDir, digest),
     async notedPlain(digest) {
-      const note = await readPlainNote(blobsDir, digest)
+      const note = readPlainNote(blobsDir, digest)
       return note && (await statPlain(digest))?.sizeBytes === note.sizeBytes ? note : undefined
     },
     forgetPlain: (digest) => rm(join(blobsDir, plainNoteName(digest)), {force: true}),
@@ -206,6 +208,10 @@ export function openBlobs(storeDir: string): BlobStore {
       return await unlinkDurably(blobsDir, blobName(digest))
     },
     removePart: (digest) => removePartFiles(blobsDir, digest),
+    async settle(digest) {
+      await syncFile(pathOf(digest))
+      await syncDirectory(blobsDir)
+    },
     quarantine: (digest) => moveToQuarantine(storeDir, digest),
     async verify(digest, options) {
       if ((await statFile(pathOf(digest))) === undefined) {

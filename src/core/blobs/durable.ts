@@ -19,11 +19,40 @@ export async function syncDirectory(dir: string): Promise<void> {
   }
 }
 
-/** Makes a directory with its parents, and its name durable; nothing happens when it is there. */
-export async function makeDirectory(dir: string): Promise<void> {
+/** Flushes a file's bytes. Errors: io_failed. */
+export async function syncFile(path: string): Promise<void> {
   try {
-    if ((await mkdir(dir, {recursive: true})) !== undefined) await syncDirectory(dirname(dir))
+    const handle = await open(path, 'r')
+    try {
+      await handle.sync()
+    } finally {
+      await handle.close()
+    }
+  } catch (error) {
+    throw fromSystemError(error, path, 'sync')
+  }
+}
+
+/** Makes a directory with its parents, and their names durable; nothing happens when it is there. */
+export async function makeDirectory(dir: string, mode?: number): Promise<void> {
+  try {
+    const first = await makeOne(dir, mode)
+    if (first === undefined) return
+    for (let made = dir; made.length >= first.length; made = dirname(made))
+      await syncDirectory(dirname(made))
   } catch (error) {
     throw fromSystemError(error, dir, 'make')
   }
+}
+
+/** Gives the topmost directory that was made. First by itself: with its parents, Node calls every failure that it does not expect ENOENT, EIO and EDQUOT too. */
+async function makeOne(dir: string, mode: number | undefined): Promise<string | undefined> {
+  const options = mode === undefined ? {} : {mode}
+  try {
+    await mkdir(dir, options)
+    return dir
+  } catch (error) {
+    if (systemCode(error) !== 'ENOENT' && systemCode(error) !== 'EEXIST') throw error
+  }
+  return await mkdir(dir, {...options, recursive: true})
 }

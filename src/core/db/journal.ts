@@ -10,7 +10,14 @@ import {addEvent, type NewEvent} from './events.ts'
 import {removePlacement, updatePlacement, type PlacementPatch} from './images.ts'
 import type {Database} from './open.ts'
 import {toJson} from './query.ts'
-import {leaseRun, letGoOfCanceled, nextClaimable, nextDueAt, updateClaimed} from './runs.ts'
+import {
+  lastErrorCode,
+  leaseRun,
+  letGoOfCanceled,
+  nextClaimable,
+  nextDueAt,
+  updateClaimed,
+} from './runs.ts'
 import type {DB} from './schema.ts'
 
 export type ImagePatch = Pick<PlacementPatch, 'treeId' | 'treeBackend' | 'entries' | 'treeBytes'>
@@ -156,9 +163,10 @@ class SqlJournal implements ImageJournal {
   async wait(
     claim: ImageClaim,
     record: Record_,
-    options: {error: ErrorJson; dueAt: number; nextAttempt: number},
-  ): Promise<RunEvent> {
+    options: {error: ErrorJson; dueAt: number; nextAttempt: number; isLook?: boolean},
+  ): Promise<RunEvent | undefined> {
     const written = await this.#write(async (trx, now) => {
+      const before = options.isLook === true ? await lastErrorCode(trx, claim.run) : undefined
       await this.#fence(trx, claim, {
         status: 'waiting',
         owner: null,
@@ -168,6 +176,7 @@ class SqlJournal implements ImageJournal {
         step: record.step,
         error: toJson(options.error),
       })
+      if (before === options.error.code) return undefined
       const extra = {kind: 'retry' as const, error: options.error, dueAt: options.dueAt}
       return await addEvent(trx, this.#event(claim, record, now, extra))
     })

@@ -1,5 +1,5 @@
 /** Runs: one open one for an image on a host at most, claimed by owners under leases. */
-import {sql} from 'kysely'
+import {sql, type RawBuilder} from 'kysely'
 import type {Digest} from '../digest.ts'
 import {newUlid, type ImageName, type NodeId, type OwnerId, type RunId} from '../ids.ts'
 import type {Goal, ImageState, RunStatus, RunSummary} from '../image.ts'
@@ -147,15 +147,22 @@ export async function cancelRun(q: Query, id: RunId, now: number): Promise<void>
       owner: null,
       lease_expires_at: null,
       finished_at: now,
-      is_takeover: sql<0 | 1>`status = 'running'`,
+      is_takeover: sql<0 | 1>`is_takeover or status = 'running'`,
     })
     .where('id', '=', id)
     .where('status', 'in', open)
     .execute()
 }
 
-/** The owner of a canceled run has noticed, and works on it no more. */
-export async function letGoOfCanceled(q: Query, claim: {run: RunId; epoch: number}): Promise<void> {
+/**
+ * The owner of a canceled run has noticed, and works on it no more. One that had taken the run over says nothing about
+ * the owner before it, which may still write.
+ */
+export async function letGoOfCanceled(
+  q: Query,
+  claim: {run: RunId; epoch: number; isTakeover: boolean},
+): Promise<void> {
+  if (claim.isTakeover) return
   await q
     .updateTable('runs')
     .set({is_takeover: 0})
@@ -208,26 +215,37 @@ export type Claimable = {
   is_takeover: 0 | 1
 }
 
+/** No lease and no wait is longer (settings `lease` and `retry_wait_max`, with its jitter). */
+const leaseMsMax = 3_600_000
+const waitMsMax = 2 * 86_400_000
+
 /**
  * The oldest run that is due, or whose lease has expired. Two runs never fetch the same blob at once on one host:
  * one whose image is not DOWNLOADED yet waits while another leased one with the same digest is not either.
+ *
+ * A lease or a wait that is longer than any can be was written before somebody set the clock back: it is over. What
+ * is pending waits for nothing.
  */
 export async function nextClaimable(
   q: Query,
   request: {node: NodeId; now: number; run?: RunId},
 ): Promise<Claimable | undefined> {
   const early = sql`('NEW', 'DOWNLOADING')`
+  const isLeased = (of: RawBuilder<unknown>) =>
+    sql`${of}.lease_expires_at between ${request.now + 1} and ${request.now + leaseMsMax}`
   const one = request.run === undefined ? sql`` : sql`and r.id = ${request.run}`
   const {rows} = await sql<Claimable>`
     select r.id, r.image_id, r.image_name, r.node, r.goal, p.state, r.status, r.attempt, r.epoch,
       r.is_takeover
     from runs r join placements p on p.image_id = r.image_id and p.node = r.node
     where r.node = ${request.node} ${one}
-      and ((r.status in ('pending', 'waiting') and r.due_at <= ${request.now})
-        or (r.status = 'running' and r.lease_expires_at <= ${request.now}))
+      and (r.status = 'pending'
+        or (r.status = 'waiting'
+          and (r.due_at <= ${request.now} or r.due_at > ${request.now + waitMsMax}))
+        or (r.status = 'running' and not ${isLeased(sql`r`)}))
       and not (p.state in ${early} and r.goal <> 'REMOVED' and exists (
         select 1 from runs o join placements op on op.image_id = o.image_id and op.node = o.node
-        where o.status = 'running' and o.lease_expires_at > ${request.now} and o.node = r.node
+        where o.status = 'running' and ${isLeased(sql`o`)} and o.node = r.node
           and o.id <> r.id and o.digest = r.digest and o.goal <> 'REMOVED' and op.state in ${early}))
     order by r.due_at, r.id
     limit 1`.execute(q)
@@ -292,6 +310,27 @@ export async function freeRunsOf(
     .where('status', '=', 'running')
     .executeTakeFirst()
   return Number(result.numUpdatedRows)
+}
+
+/** The code of the error that a run last waited for, as long as no step was done since. */
+export async function lastErrorCode(q: Query, id: RunId): Promise<string | undefined> {
+  const row = await q.selectFrom('runs').where('id', '=', id).select('error').executeTakeFirst()
+  return errorFrom(row?.error ?? null)?.code
+}
+
+/** How many runs wait, by the code of what they wait for. */
+export async function countWaiting(
+  q: Query,
+  node: NodeId,
+): Promise<{code: string; count: number}[]> {
+  const code = sql<string>`coalesce(json_extract(error, '$.code'), 'none')`
+  return await q
+    .selectFrom('runs')
+    .where('node', '=', node)
+    .where('status', '=', 'waiting')
+    .select([code.as('code'), sql<number>`count(*)`.as('count')])
+    .groupBy(code)
+    .execute()
 }
 
 /** When the next run is due, or its lease runs out if somebody works on it. */

@@ -12,6 +12,7 @@ import {
 } from '../db/images.ts'
 import type {Query} from '../db/query.ts'
 import {addRun, cancelRun, getOpenRun, hurryRun} from '../db/runs.ts'
+import {withdrawDisk} from '../disks/publications.ts'
 import {fail, toImgstoreError} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
 import {parseImageName, type ImageName, type RunId} from '../ids.ts'
@@ -189,7 +190,7 @@ export async function retry(
       })
     }
   })
-  failpoint('images.asked')
+  failpoint('images.retried')
 }
 
 /** Whether an image that is down has a tree that another backend made: it takes a new one to go on with this. */
@@ -197,6 +198,10 @@ function isOtherTree(image: PlacedImage, backend: Backend | undefined): boolean 
   if (backend === undefined || backend === 'auto' || backend === image.treeBackend) return false
   return ['UNPACKED', 'STORED', 'ACTIVATING'].includes(image.state)
 }
+
+/** Whether the tree in its place is one of this backend, and stays. */
+const hasTreeOf = (image: PlacedImage, backend: TreeBackend): boolean =>
+  image.treeBackend === backend && ['STORED', 'ACTIVATING', 'ACTIVE'].includes(image.state)
 
 /**
  * Makes the tree of a STORED or ACTIVE image anew with another backend, from the blob that is there, and brings it to
@@ -217,8 +222,8 @@ export async function convert(
     const {backend, goal} = options
     const open = await getOpenRun(trx, image.id, images.node)
     // It is on its way already: asked twice, or asked again after a crash.
-    if (open?.goal === goal && image.backend === backend && !isOtherTree(image, backend))
-      return 'converted'
+    const isWished = image.backend === backend && !isOtherTree(image, backend)
+    if (open?.goal === goal && (isWished || hasTreeOf(image, backend))) return 'converted'
     if (image.goal === 'REMOVED') throw fail('image_busy', {name, reason: 'it is being removed'})
     if (open) throw fail('image_busy', {name, reason: `a run is at work on it (${image.state})`})
     if (image.state !== 'STORED' && image.state !== 'ACTIVE') {
@@ -244,7 +249,45 @@ export async function convert(
     })
     return isDone ? 'unchanged' : 'converted'
   })
-  failpoint('images.asked')
+  failpoint('images.converted')
+  return result
+}
+
+/**
+ * Begins a STORED or ACTIVE image anew whose bytes are not what they were: it is taken out of use in the same
+ * transaction, and fetched again where its blob is gone. Nothing happens to one that is elsewhere, or on its way.
+ *
+ * Returns whether it was begun; `not_here` means that this process cannot take it down, and nothing was changed.
+ * Errors: image_not_found, image_busy when it is in use.
+ */
+export async function remake(
+  images: ImagesContext,
+  name: ImageName,
+  {reason, goal}: {reason: string; goal: Goal},
+): Promise<'begun' | 'unchanged' | 'not_here'> {
+  const result = await images.database.db.transaction().execute(async (trx) => {
+    const image = await mustGet(trx, images, name)
+    const isSettled = image.state === 'STORED' || image.state === 'ACTIVE'
+    const open = await getOpenRun(trx, image.id, images.node)
+    if (!isSettled || open || image.goal === 'REMOVED') return 'unchanged'
+    if (image.kind === 'disk') withdrawDisk(images.layout.disks, name)
+    else if (image.state === 'ACTIVE' && !takeDown(images, image)) return 'not_here'
+    const run = await restart(trx, images, image, {state: 'NEW', goal, held: null})
+    await addEvent(trx, {
+      run,
+      image: name,
+      node: images.node,
+      at: images.clock.now(),
+      kind: 'mended',
+      attempt: 1,
+      epoch: 0,
+      from: image.state,
+      to: 'NEW',
+      detail: {reason},
+    })
+    return 'begun'
+  })
+  failpoint('images.remade')
   return result
 }
 
@@ -259,7 +302,7 @@ function takeDown(images: ImagesContext, image: PlacedImage): boolean {
     if (code === 'mount_busy') throw fail('image_busy', {name: image.name, reason: message})
     throw error
   }
-  failpoint('images.unmounted')
+  failpoint('images.taken_down')
   return true
 }
 

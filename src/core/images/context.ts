@@ -9,6 +9,7 @@ import type {Layout} from '../layout.ts'
 import type {Logger} from '../log.ts'
 import type {Settings} from '../settings.ts'
 import type {Source} from '../sources/contract.ts'
+import type {SpaceGate} from './space.ts'
 import type {
   Decompression,
   DecompressRequest,
@@ -29,6 +30,8 @@ export type ImagesContext = {
   clock: Clock
   log: Logger
   settings: () => Settings
+  /** Whether there is room for what a step is going to write. */
+  space: SpaceGate
   /** Loaded when first used: got and the S3 client are slow to load. */
   openSource: (url: string) => Promise<Source>
   unpack: (request: UnpackRequest) => Promise<UnpackResult>
@@ -37,7 +40,9 @@ export type ImagesContext = {
   decompress: (request: DecompressRequest) => Promise<Decompression>
   /** The plain tars that this process made itself, until they were indexed: what they held when they were adopted. */
   freshPlains: Map<Digest, {sizeBytes: number; mtimeMs: number}>
-  /** Whether this process can mount on this host, proved by a trial mount; asked once. */
+  /** The same for blobs: what this process has just written and hashed need not be read again to be believed. */
+  freshBlobs: Map<Digest, {sizeBytes: number; mtimeMs: number}>
+  /** Whether this process can mount on this host, proved by a trial mount; asked once. Errors: io_failed, no_space. */
   canMount: () => Promise<{isAble: true} | {isAble: false; reason: string}>
   /** The same for EROFS images whose data is in other files. */
   canMountErofs: () => Promise<{isAble: true} | {isAble: false; reason: string}>

@@ -11,6 +11,7 @@ import {diskLimits} from '../limits.ts'
 import type {DiskResult, UnpackProgress} from '../unpack/unpack.ts'
 import type {ImagesContext} from './context.ts'
 import type {ImageOutcome, ImageStepContext} from './lifecycle.ts'
+import {withSoundBlob} from './sound-blob.ts'
 import {noteTree, readTreeNote, removeTree, stageTree, type TreeNote} from './trees.ts'
 
 /** The step `unpack` of a disk. */
@@ -25,20 +26,22 @@ export async function makeDisk(
   if (!blob) throw fail('blob_damaged', {digest: image.digest, reason: 'the file is gone'})
   const treeId = treeIdOf(claim.run, claim.epoch)
   // A disk has no root to unpack into.
-  rmdirSync(await stageTree(layout, claim.run, treeId))
+  rmdirSync(await stageTree(layout, claim))
   const diskPath = join(layout.stagedTree(treeId), diskFileName)
   const blobPath = blobs.pathOf(image.digest)
   let made: DiskResult
   try {
-    made = await images.makeDisk({
-      blobPath,
-      diskPath,
-      limits: {...diskLimits, ...given(image)},
-      signal: context.signal,
-      onProgress: (p: UnpackProgress) => context.progress(p.readBytes, blob.sizeBytes),
-    })
+    made = await withSoundBlob(images, image.digest, context.signal, () =>
+      images.makeDisk({
+        blobPath,
+        diskPath,
+        limits: {...diskLimits, ...given(image)},
+        signal: context.signal,
+        onProgress: (p: UnpackProgress) => context.progress(p.readBytes, blob.sizeBytes),
+      }),
+    )
     if (made.isBlob === true) linkBlob(blobPath, diskPath)
-    failpoint('images.unpacked')
+    failpoint('images.disk_made')
   } catch (error) {
     await removeTree(layout.stagedTree(treeId)).catch(() => undefined)
     throw error
@@ -51,7 +54,7 @@ export async function makeDisk(
     entries: 0,
     disk: {digest, sizeBytes},
   })
-  failpoint('images.noted')
+  failpoint('images.disk_noted')
   return {
     patch: {treeId, treeBytes: sizeBytes},
     detail: {

@@ -11,7 +11,7 @@
 import type {BlobStore, PartWriter, PlainNote} from '../blobs/blob-store.ts'
 import {systemClock} from '../clock.ts'
 import type {Digest} from '../digest.ts'
-import {fail, ImgstoreError} from '../errors.ts'
+import {asPassing, fail, ImgstoreError} from '../errors.ts'
 import {KiB, MiB} from '../limits.ts'
 import {redact} from '../log.ts'
 import type {OpenedSource, Source} from '../sources/source.ts'
@@ -30,8 +30,12 @@ export type DownloadOptions = {
   /** True when another worker may still be writing this blob's part. */
   isTakeover: boolean
   signal: AbortSignal
+  /** Outside of runs: in a part of its own, which is gone when this was in vain. */
+  isPrivate?: boolean
   maxBlobBytes: number
   onProgress: (progress: DownloadProgress) => void
+  /** Asked once the source said how many bytes are to come; rejects when there is no room for them now. */
+  admit?: (room: {comingBytes: number; totalBytes: number}) => Promise<void>
   /** Follows the part and makes the plain tar of a compressed blob. Its failures are not the download's. */
   plainMaker?: PlainMaker
 }
@@ -74,15 +78,15 @@ function pauseBefore(ask: number): number {
  * Makes one attempt to download a blob, going on from where an earlier one stopped.
  *
  * Guarantees: the blob appears only whole, durable and with the right digest; after an error that is worth another
- * attempt (`retry` is `backoff`) and after an abort the part is kept, after any other it is gone.
- * Errors: those of `Source`; digest_mismatch, source_not_image, source_too_large, no_space, io_failed, blob_busy;
+ * attempt (`retry` is `backoff` or `wait`) and after an abort the part is kept, after any other it is gone.
+ * Errors: those of `Source` and `admit`; digest_mismatch, source_not_image, source_too_large, no_space, io_failed, blob_busy;
  * the signal's reason.
  */
 export async function downloadBlob(options: DownloadOptions): Promise<DownloadResult> {
-  const {blobs, digest, isTakeover, signal, plainMaker} = options
+  const {blobs, digest, isTakeover, signal, plainMaker, isPrivate = false} = options
   const makeRoom = async (): Promise<boolean> =>
     (await plainMaker?.drop({isForGood: true})) ?? false
-  const writer = await blobs.beginPart(digest, {isTakeover, signal, makeRoom})
+  const writer = await blobs.beginPart(digest, {isTakeover, signal, isPrivate, makeRoom})
   const resumedFromBytes = writer.sizeBytes
   const download = new Download(options, writer)
   try {
@@ -97,7 +101,11 @@ export async function downloadBlob(options: DownloadOptions): Promise<DownloadRe
   } catch (error) {
     await plainMaker?.drop({isForGood: true})
     const isWorthKeeping =
-      signal.aborted || !(error instanceof ImgstoreError) || error.retry === 'backoff'
+      !isPrivate &&
+      (signal.aborted ||
+        !(error instanceof ImgstoreError) ||
+        error.retry === 'backoff' ||
+        error.retry === 'wait')
     await (isWorthKeeping ? writer.abandon() : writer.discard())
     throw error
   }
@@ -166,14 +174,24 @@ class Download {
     const startByte = sizeBytes > overlapBytes ? sizeBytes - overlapBytes : 0
     const isSameSource = note?.url === this.#shownUrl && this.#isValidatorTrusted
     const validator = isSameSource ? note.validator : undefined
-    const opened = await source.open({
-      startByte,
-      ...(startByte > 0 && validator !== undefined ? {validator} : {}),
-      signal,
-    })
+    const opened = await source
+      .open({
+        startByte,
+        ...(startByte > 0 && validator !== undefined ? {validator} : {}),
+        signal,
+      })
+      .catch((error: unknown) => {
+        throw this.#afterRefusal(error)
+      })
     try {
-      if (opened.totalBytes !== undefined) this.#checkSize(opened.totalBytes)
-      if (opened.contentEncoding !== undefined && opened.answer === 'whole') {
+      if (opened.totalBytes !== undefined) {
+        this.#checkSize(opened.totalBytes)
+        const comingBytes = Math.max(0, opened.totalBytes - sizeBytes)
+        await this.#options.admit?.({comingBytes, totalBytes: opened.totalBytes})
+      }
+      const isEncodedWhole = opened.contentEncoding !== undefined && opened.answer === 'whole'
+      // With a part in hand it is as unhelpful as any other answer that begins anew.
+      if (isEncodedWhole && startByte === 0) {
         if (this.#encodedAsks++ < encodedAsksMax) return false
       } else if (!this.#isHelpful(opened, startByte)) {
         this.#isValidatorTrusted = false
@@ -192,6 +210,20 @@ class Download {
     } finally {
       await opened.close()
     }
+  }
+
+  /**
+   * Who has given a good piece of the blob and now redirects in a circle or shows a strange certificate is in trouble
+   * more likely than of another mind: it is asked again like one that is down. A status that says no is believed.
+   */
+  #afterRefusal(error: unknown): unknown {
+    const {sizeBytes, note} = this.#writer
+    const hasGiven = sizeBytes > overlapBytes && note?.url === this.#shownUrl
+    if (!hasGiven || !(error instanceof ImgstoreError)) return error
+    const isStrange =
+      error.code === 'redirect_refused' ||
+      (error.code === 'source_refused' && error.details['status'] === undefined)
+    return isStrange ? asPassing(error) : error
   }
 
   /** Whether an answer brings the part forward without losing what is there. */

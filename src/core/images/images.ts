@@ -3,7 +3,7 @@ import {getPlaced} from '../db/images.ts'
 import {getOpenRun} from '../db/runs.ts'
 import {fail, ImgstoreError} from '../errors.ts'
 import {parseImageName, type ImageName} from '../ids.ts'
-import type {FollowEvent, Goal, ImageStatus, TreeBackend} from '../image.ts'
+import type {FollowEvent, ImageStatus, TreeBackend} from '../image.ts'
 import {
   checkRequest,
   convert,
@@ -15,8 +15,10 @@ import {
   type RetryOptions,
 } from './ask.ts'
 import type {ImagesContext} from './context.ts'
+import {expectSoundBlob, rememberBlob} from './sound-blob.ts'
 import {settle, watch, type SettleOptions, type Settled} from './settle.ts'
 import {findStatus, listStatus, statusOf} from './status.ts'
+import {takeDown} from './take-down.ts'
 
 export type {FetchRequest} from './ask.ts'
 export type {SettleOptions, Settled} from './settle.ts'
@@ -107,12 +109,16 @@ async function convertImage(
   const before = await statusOf(images, name)
   if (before.imageKind !== 'rootfs')
     throw fail('wrong_kind', {name, kind: before.imageKind, needed: 'rootfs'})
-  if (before.treeBackend === options.backend && ['STORED', 'ACTIVE'].includes(before.state)) {
-    return {status: before, wasChanged: false}
-  }
-  if (!(await images.blobs.stat(before.digest))) {
+  const hasBackend =
+    before.treeBackend === options.backend && ['STORED', 'ACTIVE'].includes(before.state)
+  // One that is not yet where it goes is followed there: a conversion may have been cut off on its way back.
+  if (hasBackend && before.state === before.goal) return {status: before, wasChanged: false}
+  if (!hasBackend && !(await images.blobs.stat(before.digest))) {
     throw fail('blob_damaged', {digest: before.digest, reason: 'the file is gone'})
   }
+  // Before it is taken down: an image whose tree is good stays as it is.
+  await expectSoundBlob(images, before.digest, options.signal ?? new AbortController().signal)
+  await rememberBlob(images, before.digest)
   const wish = {
     backend: options.backend,
     goal: before.goal === 'ACTIVE' ? 'ACTIVE' : 'STORED',
@@ -123,26 +129,6 @@ async function convertImage(
     result = await convert(images, name, wish)
   }
   return {status: await statusOf(images, name), wasChanged: result === 'converted'}
-}
-
-/** Has a worker take it down that can. Errors: image_busy when it is in use: it is to stay as it was then. */
-async function takeDown(
-  images: ImagesContext,
-  name: ImageName,
-  goal: Goal,
-  options: SettleOptions,
-): Promise<void> {
-  const {signal, onEvent} = options
-  const follow = {...(signal ? {signal} : {}), ...(onEvent ? {onEvent} : {})}
-  await setGoal(images, name, 'STORED')
-  const settled = await settle(images, name, follow)
-  if (settled.status?.state === 'STORED') return
-  if (settled.status?.state === 'ACTIVE' && goal === 'ACTIVE') {
-    await setGoal(images, name, goal)
-    await settle(images, name, follow)
-  }
-  const reason = settled.status?.held?.message ?? 'it could not be taken down'
-  throw fail('image_busy', {name, reason})
 }
 
 async function fetchImage(

@@ -5,6 +5,7 @@ import type {PlacedImage} from '../db/images.ts'
 import type {UnpackLimits} from '../limits.ts'
 import type {IndexRequest, UnpackProgress, UnpackResult} from '../unpack/unpack.ts'
 import type {ImagesContext} from './context.ts'
+import {withSoundBlob} from './sound-blob.ts'
 import type {TreeNote} from './trees.ts'
 
 export type IndexTreeRequest = Omit<IndexRequest, 'onProgress'> & {
@@ -36,7 +37,9 @@ export async function indexTree(
   }
   const {signal, imagePath, plainPath} = rest
   const onProgress = (p: UnpackProgress): void => rest.onProgress(p, blobBytes)
-  const result = await images.indexTar({...rest, onProgress})
+  const result = await withSoundBlob(images, image.digest, signal, () =>
+    images.indexTar({...rest, onProgress}),
+  )
   const index = await images.blobs.hash(imagePath, {signal})
   if (!existsSync(plainPath)) return {result, index, wasPlainReady: false}
   return {result, index, plain: await images.blobs.hash(plainPath, {signal}), wasPlainReady: false}

@@ -10,6 +10,7 @@ import type {UnpackResult} from '../unpack/unpack.ts'
 import type {ImagesContext} from './context.ts'
 import {indexTree, type IndexedTree} from './index-tree.ts'
 import type {ImageOutcome, ImageStepContext} from './lifecycle.ts'
+import {withSoundBlob} from './sound-blob.ts'
 import {noteTree, removeTree, stageTree} from './trees.ts'
 
 export async function unpack(
@@ -23,7 +24,7 @@ export async function unpack(
   if (!blob) throw fail('blob_damaged', {digest: image.digest, reason: 'the file is gone'})
   const treeId = treeIdOf(claim.run, claim.epoch)
   const backend = await backendFor(images, image)
-  const rootfs = await stageTree(layout, claim.run, treeId)
+  const rootfs = await stageTree(layout, claim)
   const request = {
     blobPath: blobs.pathOf(image.digest),
     profile: image.profile,
@@ -34,7 +35,10 @@ export async function unpack(
     const blobBytes = blob.sizeBytes
     if (backend === 'dir') {
       const onProgress = (p: {readBytes: number}): void => context.progress(p.readBytes, blobBytes)
-      return {result: await images.unpack({...request, targetDir: rootfs, onProgress})}
+      const result = await withSoundBlob(images, image.digest, context.signal, () =>
+        images.unpack({...request, targetDir: rootfs, onProgress}),
+      )
+      return {result}
     }
     return await indexTree(images, image, {
       ...request,

@@ -4,22 +4,15 @@
  * The danger: a host that loses its id is a new one to the database. Its images are then nobody's, and `cleanup` would
  * take their trees, and what was written into them, for leftovers. So a store that is not new is asked first who it was.
  */
-import {
-  linkSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs'
+import {linkSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync} from 'node:fs'
 import {dirname} from 'node:path'
 import {listNodes, nodesOfTrees, type NodeRow} from '../db/owners.ts'
 import type {Query} from '../db/query.ts'
 import {fail, fromSystemError, ImgstoreError, systemCode} from '../errors.ts'
 import {isNodeIdText, newUlid, parseImageName, type NodeId} from '../ids.ts'
 import type {Layout} from '../layout.ts'
-import {readTreeNote} from './trees.ts'
+import {readSmallFile} from '../small-file.ts'
+import {readTreeNote, syncDirectory} from './trees.ts'
 
 /**
  * Writes an id, or makes one. Many processes may do so at once: the first one's stays.
@@ -38,6 +31,8 @@ export function ensureNodeId(file: string, now: number, id: string = newUlid(now
     } catch (error) {
       if (systemCode(error) !== 'EEXIST') throw error
     }
+    // Before any row names it: with another id, this host would know nothing of its images after a power cut.
+    syncDirectory(dirname(file))
   } catch (error) {
     throw fromSystemError(error, file, 'write')
   } finally {
@@ -55,6 +50,7 @@ export function replaceNodeId(file: string, now: number, id: NodeId): void {
   try {
     writeFileSync(draft, `${id}\n`, {flush: true})
     renameSync(draft, file)
+    syncDirectory(dirname(file))
   } catch (error) {
     rmSync(draft, {force: true})
     throw fromSystemError(error, file, 'write')
@@ -64,7 +60,7 @@ export function replaceNodeId(file: string, now: number, id: NodeId): void {
 export function readNodeId(file: string): NodeId | undefined {
   let text: string
   try {
-    text = readFileSync(file, 'utf8').trim()
+    text = readSmallFile(file).trim()
   } catch (error) {
     if (systemCode(error) === 'ENOENT') return undefined
     throw fromSystemError(error, file, 'read')

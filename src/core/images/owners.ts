@@ -128,8 +128,9 @@ export async function findGoneOwners(images: OwnersContext): Promise<GoneOwner[]
   const self = ownIdentity()
   return (await listOwners(database.db, node)).flatMap((owner) => {
     const liveness = livenessOf(owner, self)
-    const silentMs = clock.now() - owner.heartbeat_at
     if (liveness === 'alive') return []
+    // Either way: a heartbeat of the future is from before the clock was set back.
+    const silentMs = Math.abs(clock.now() - owner.heartbeat_at)
     if (liveness === 'unknown' && silentMs < images.settings().leaseMs * forgottenAfterLeases)
       return []
     return [{owner, isDead: liveness === 'dead'}]
@@ -169,7 +170,7 @@ export async function hasLiveWorker(
     (owner) =>
       owner.kind === 'worker' &&
       livenessOf(owner, self) !== 'dead' &&
-      images.clock.now() - owner.heartbeat_at <= silentMsMax,
+      Math.abs(images.clock.now() - owner.heartbeat_at) <= silentMsMax,
   )
 }
 

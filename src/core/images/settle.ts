@@ -41,7 +41,7 @@ export async function settle(
   await teller.startAt(first.run)
   const helper = new Helper(images)
   const deadline =
-    options.timeoutMs === undefined ? Infinity : images.clock.now() + options.timeoutMs
+    options.timeoutMs === undefined ? Infinity : images.clock.steady() + options.timeoutMs
   try {
     for (;;) {
       const image = await getPlaced(images.database.db, images.node, name)
@@ -50,7 +50,7 @@ export async function settle(
       if (!image) return {outcome: 'removed'}
       if (!run || !isOpen(run)) return await outcomeOf(images, name, run)
       if (options.signal?.aborted) throw fail('interrupted', {what: `waiting for image ${name}`})
-      if (images.clock.now() >= deadline) {
+      if (images.clock.steady() >= deadline) {
         throw fail('wait_timeout', {name, state: image.state, timeoutMs: options.timeoutMs ?? 0})
       }
       await helper.help(run)
@@ -151,7 +151,7 @@ class Helper {
   readonly #abort = new AbortController()
   #driving: Promise<void> | undefined
   #error: unknown
-  #lookAt = 0
+  #lookAt = -Infinity
 
   constructor(images: ImagesContext) {
     this.#images = images
@@ -159,19 +159,20 @@ class Helper {
 
   async help(run: RunSummary): Promise<void> {
     if (this.#error !== undefined) throw this.#error as Error
-    const now = this.#images.clock.now()
-    if (this.#driving || now < this.#lookAt) return
-    const isDue = run.status === 'pending' || (run.status === 'waiting' && (run.dueAt ?? 0) <= now)
-    if (run.status === 'running') await this.#look(now)
-    else if (isDue && !(await this.#look(now))) this.#drive(run.id)
+    const {clock} = this.#images
+    if (this.#driving || clock.steady() < this.#lookAt) return
+    const isDue =
+      run.status === 'pending' || (run.status === 'waiting' && (run.dueAt ?? 0) <= clock.now())
+    if (run.status === 'running') await this.#look()
+    else if (isDue && !(await this.#look())) this.#drive(run.id)
   }
 
   /** True when a worker lives that will take the run. */
-  async #look(now: number): Promise<boolean> {
-    this.#lookAt = now + lookEveryMs
+  async #look(): Promise<boolean> {
+    this.#lookAt = this.#images.clock.steady() + lookEveryMs
     await freeDeadOwners(this.#images)
     const isLive = await hasLiveWorker(this.#images)
-    if (!isLive) this.#lookAt = 0
+    if (!isLive) this.#lookAt = -Infinity
     return isLive
   }
 

@@ -10,7 +10,7 @@ import {readMountTable, type MountEntry} from '../mounts/mount-table.ts'
 import type {ImagesContext} from './context.ts'
 import {shownPath} from './disk.ts'
 import {isMounted} from './reconcile.ts'
-import {readTreeNote} from './trees.ts'
+import {readTreeNote, type TreeNote} from './trees.ts'
 
 export async function statusOf(images: ImagesContext, name: ImageName): Promise<ImageStatus> {
   const status = await findStatus(images, name)
@@ -73,6 +73,15 @@ async function describe(
 function diskOf(images: ImagesContext, image: PlacedImage): NonNullable<ImageStatus['disk']> {
   const {layout} = images
   const shown = shownPath(images, image)
-  const digest = readTreeNote(layout, image.name)?.disk?.digest ?? image.digest
+  const digest = noteOf(images, image)?.disk?.digest ?? image.digest
   return {path: shown ?? layout.disk(image.name), digest, isPublished: shown !== undefined}
+}
+
+/** Whoever asks for a status is told what can be told. */
+function noteOf(images: ImagesContext, image: PlacedImage): TreeNote | undefined {
+  try {
+    return readTreeNote(images.layout, image.name)
+  } catch {
+    return undefined
+  }
 }

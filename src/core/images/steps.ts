@@ -16,6 +16,7 @@ import type {ImageOutcome, ImageStep, ImageStepContext} from './lifecycle.ts'
 import {backendFor, unpack} from './make-tree.ts'
 import {mount, prepare, unmount, unmountFor} from './mounting.ts'
 import {PlainMaker} from './plain-maker.ts'
+import {rememberBlob} from './sound-blob.ts'
 import {discardStaged, publishTree, removeTree, retireImage} from './trees.ts'
 
 type Step = (
@@ -37,12 +38,31 @@ export function imageStepsOf(
     begin: () => Promise.resolve({}),
     download: withImage(download),
     begin_unpack: () => Promise.resolve({}),
-    unpack: withImage(unpack, makeDisk),
+    unpack: withImage(inRoom(unpack), inRoom(makeDisk)),
     publish: withImage(publish),
     prepare: withImage(prepare, prepareDisk),
     mount: withImage(mount, showDisk),
     unmount: withImage(unmount, hideDisk),
     erase: withImage(erase),
+  }
+}
+
+/**
+ * Begins only while there is room. A tree in a directory takes about what its archive does, or more if that is compressed;
+ * an index takes little, and the raw form of a disk nobody knows before.
+ */
+function inRoom(body: Step): Step {
+  return async (images, image, context) => {
+    const {run} = context.claim
+    const isCopied = image.kind === 'rootfs' && (await backendFor(images, image)) === 'dir'
+    const blob = isCopied ? await images.blobs.stat(image.digest) : undefined
+    const comingBytes = blob?.sizeBytes ?? 0
+    await images.space.enter({run, comingBytes, heldBytes: 2 * comingBytes})
+    try {
+      return await body(images, image, context)
+    } finally {
+      images.space.leave(run)
+    }
   }
 }
 
@@ -55,7 +75,7 @@ async function placedOf(images: ImagesContext, claim: ImageClaim): Promise<Place
 
 /** Clears what a run leaves behind that is about to be FAILED: its staged tree, and the part that no other run needs. */
 export async function clearFailing(images: ImagesContext, claim: ImageClaim): Promise<void> {
-  await discardStaged(images.layout, claim.run)
+  await discardStaged(images.layout, claim)
   const image = await getPlacedById(images.database.db, claim.node, claim.subject)
   if (image) await dropPartIfUnused(images, image, claim)
   failpoint('images.cleared')
@@ -105,6 +125,9 @@ async function download(
   }
   const settings = images.settings()
   const {claim} = context
+  const {run: runId} = claim
+  const room = images.space.wanted(runId) ?? {run: runId, comingBytes: 0, heldBytes: 0}
+  await images.space.enter(room)
   const run = {id: claim.run, node: claim.node, digest: image.digest}
   const partBefore = (await blobs.statPart(image.digest))?.sizeBytes ?? 0
   try {
@@ -116,10 +139,16 @@ async function download(
       isTakeover: context.isTakeover || (await mayHaveOtherWriter(database.db, run)),
       signal: context.signal,
       maxBlobBytes: settings.maxBlobBytes,
-      onProgress: (p) => context.progress(p.receivedBytes, p.totalBytes),
+      onProgress: (p) => {
+        context.progress(p.receivedBytes, p.totalBytes)
+        images.space.left(claim.run, (p.totalBytes ?? 0) - p.receivedBytes)
+      },
+      admit: ({comingBytes, totalBytes}) =>
+        images.space.enter({run: claim.run, comingBytes, heldBytes: totalBytes}),
       plainMaker: plainMakerFor(images, image),
     })
     await rememberPlain(images, image, result.plain !== undefined)
+    await rememberBlob(images, image.digest)
     failpoint('images.downloaded')
     await putBlob(database.db, image.digest, result.sizeBytes, clock.now())
     return {
@@ -134,6 +163,8 @@ async function download(
     const partAfter = (await blobs.statPart(image.digest))?.sizeBytes ?? 0
     if (partAfter > partBefore) context.forward()
     throw error
+  } finally {
+    images.space.leave(claim.run)
   }
 }
 
@@ -173,6 +204,8 @@ async function findBlob(
   if (known?.size_bytes === file.sizeBytes && !image.isBlobVerified) return file.sizeBytes
   const checked = await blobs.verify(image.digest, {signal})
   if (checked.ok) {
+    // Whoever put it here may have died before its name was durable.
+    if (known === undefined) await blobs.settle(image.digest)
     await putBlob(database.db, image.digest, checked.sizeBytes, clock.now())
     return checked.sizeBytes
   }

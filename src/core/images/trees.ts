@@ -8,19 +8,20 @@ import {
   fsyncSync,
   mkdirSync,
   openSync,
-  readFileSync,
   renameSync,
   rmdirSync,
   writeFileSync,
 } from 'node:fs'
 import {chmod, mkdir, readdir, rename, rm} from 'node:fs/promises'
 import {dirname, join} from 'node:path'
+import {makeDirectory} from '../blobs/durable.ts'
 import {fail, fromSystemError, systemCode} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
 import {newUlid, type ImageName, type RunId} from '../ids.ts'
 import type {TreeBackend} from '../image.ts'
 import type {Layout} from '../layout.ts'
-import {parseTreeId, stagedPlainName} from '../layout.ts'
+import {parseTreeId, stagedPlainName, treeIdOf} from '../layout.ts'
+import {readSmallFile} from '../small-file.ts'
 
 export type TreeNote = {
   treeId: string
@@ -36,12 +37,15 @@ export type TreeNote = {
   disk?: {digest: string; sizeBytes: number}
 }
 
+/** The claim of a run that makes a tree. Trees of later ones belong to whoever took the run over. */
+type Maker = {run: RunId; epoch: number}
+
 /** Makes an empty directory to unpack into, and clears what earlier claims of the same run left. */
-export async function stageTree(layout: Layout, run: RunId, treeId: string): Promise<string> {
-  const path = layout.stagedTree(treeId)
+export async function stageTree(layout: Layout, maker: Maker): Promise<string> {
+  const path = layout.stagedTree(treeIdOf(maker.run, maker.epoch))
   try {
-    await mkdir(layout.staging, {recursive: true, mode: 0o700})
-    await setAside(layout, run)
+    await makeDirectory(layout.staging, 0o700)
+    await setAside(layout, maker)
     await mkdir(path, {mode: 0o700})
     const rootfs = join(path, 'rootfs')
     await mkdir(rootfs, {mode: 0o700})
@@ -51,24 +55,30 @@ export async function stageTree(layout: Layout, run: RunId, treeId: string): Pro
   }
 }
 
-/** Removes every staged tree of a run. */
-export async function discardStaged(layout: Layout, run: RunId): Promise<void> {
-  for (const path of await stagedOf(layout, run)) await removeTree(path)
+/** Removes the staged trees of a claim and of earlier ones of its run. */
+export async function discardStaged(layout: Layout, maker: Maker): Promise<void> {
+  for (const path of await stagedOf(layout, maker)) await removeTree(path)
 }
 
 /**
  * Renames what earlier claims of a run staged and deletes it as far as it can be: an owner that slept past its lease
  * may wake and go on writing there, and a directory that fills again cannot be removed. Cleanup finds the rest.
  */
-async function setAside(layout: Layout, run: RunId): Promise<void> {
-  for (const path of await stagedOf(layout, run)) {
+async function setAside(layout: Layout, maker: Maker): Promise<void> {
+  for (const path of await stagedOf(layout, maker)) {
     const target = join(layout.staging, `old-${newUlid(Date.now())}`)
-    await rename(path, target)
+    try {
+      await rename(path, target)
+    } catch (error) {
+      // Another claim of the run, earlier or later, is just doing the same.
+      if (systemCode(error) === 'ENOENT') continue
+      throw error
+    }
     await removeTree(target).catch(() => undefined)
   }
 }
 
-async function stagedOf(layout: Layout, run: RunId): Promise<string[]> {
+async function stagedOf(layout: Layout, maker: Maker): Promise<string[]> {
   let names: string[]
   try {
     names = await readdir(layout.staging)
@@ -77,7 +87,10 @@ async function stagedOf(layout: Layout, run: RunId): Promise<string[]> {
     throw fromSystemError(error, layout.staging, 'read')
   }
   return names
-    .filter((name) => parseTreeId(name)?.run === run)
+    .filter((name) => {
+      const made = parseTreeId(name)
+      return made?.run === maker.run && made.epoch <= maker.epoch
+    })
     .map((name) => join(layout.staging, name))
 }
 
@@ -94,10 +107,18 @@ export function noteTree(layout: Layout, note: TreeNote): void {
   }
 }
 
-/** The note of a published tree, or undefined when there is none that can be read. */
+/** The note of a published tree, or undefined when there is none or none that makes sense. Errors: io_failed. */
 export function readTreeNote(layout: Layout, name: ImageName): TreeNote | undefined {
+  const path = layout.treeNote(name)
+  let text: string
   try {
-    const note = JSON.parse(readFileSync(layout.treeNote(name), 'utf8')) as Partial<TreeNote>
+    text = readSmallFile(path)
+  } catch (error) {
+    if (['ENOENT', 'ENOTDIR'].includes(systemCode(error) ?? '')) return undefined
+    throw fromSystemError(error, path, 'read')
+  }
+  try {
+    const note = JSON.parse(text) as Partial<TreeNote>
     return typeof note.treeId === 'string' ? (note as TreeNote) : undefined
   } catch {
     return undefined
@@ -119,8 +140,13 @@ export function publishTree(
 ): string | undefined {
   const place = layout.image(name)
   try {
-    if (readTreeNote(layout, name)?.treeId === treeId) return undefined
-    mkdirSync(layout.images, {recursive: true})
+    if (readTreeNote(layout, name)?.treeId === treeId) {
+      // Whoever put it here may have died before its name was durable.
+      syncDirectory(layout.images)
+      return undefined
+    }
+    if (mkdirSync(layout.images, {recursive: true}) !== undefined)
+      syncDirectory(dirname(layout.images))
     const staged = layout.stagedTree(treeId)
     if (!existsSync(join(staged, 'tree.json'))) {
       throw fail('io_failed', {path: staged, reason: 'the unpacked tree is gone'})
@@ -188,7 +214,8 @@ async function openDirectories(path: string): Promise<void> {
     if (entry.isDirectory()) await openDirectories(join(path, entry.name))
 }
 
-function syncDirectory(path: string): void {
+/** Makes names that were made, moved or removed in a directory durable. Synchronous, for what runs behind the fence. */
+export function syncDirectory(path: string): void {
   const descriptor = openSync(path, 'r')
   try {
     fsyncSync(descriptor)

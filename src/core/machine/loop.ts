@@ -52,13 +52,13 @@ export async function runLoop<S extends string, G extends string, K extends stri
   const halt = new AbortController()
   const stop = AbortSignal.any([options.signal, halt.signal])
   const leases = keepLeases(deps, active)
-  let upkeepAt = deps.upkeep ? 0 : Infinity
+  let upkeepAt = deps.upkeep ? -Infinity : Infinity
   try {
     while (!options.signal.aborted) {
       options.onBeat?.()
-      if (deps.clock.now() >= upkeepAt) {
+      if (deps.clock.steady() >= upkeepAt) {
         await tryUpkeep(deps)
-        upkeepAt = deps.clock.now() + upkeepEveryMs
+        upkeepAt = deps.clock.steady() + upkeepEveryMs
       }
       const seen = deps.dataVersion()
       await claimAll(deps, {...options, signal: stop}, active, totals, wake)
@@ -89,7 +89,7 @@ async function waitForSteps<S extends string, G extends string, K extends string
   // The sleep is ended too: a timer left behind would keep the process alive.
   const over = new AbortController()
   await Promise.race([ended, deps.clock.sleep(withinMs, over.signal)])
-  over.abort()
+  over.abort(waking)
 }
 
 /** A failure here must not end the work: it is tried again a second later. */
@@ -178,13 +178,16 @@ async function waitForWork<S extends string, G extends string, K extends string,
 ): Promise<void> {
   const dueAt = (await deps.journal.nextDueAt()) ?? Infinity
   const {pollMs, leaseMs} = deps.settings()
-  const now = deps.clock.now()
+  const {clock} = deps
   // What is due but was not claimed waits for a free slot or for another run of the same blob.
-  const nextAt = dueAt > now ? dueAt : now + pollMs
+  const dueInMs = dueAt - clock.now()
+  const nextInMs = dueInMs > 0 ? dueInMs : pollMs
+  // How long is a matter of the steady clock: somebody may set the other one while this sleeps.
+  const now = clock.steady()
   const beatAt = now + Math.max(leaseMs / 3, 250)
-  const until = Math.min(nextAt, Math.max(upkeepAt, now + 1), beatAt)
-  while (deps.clock.now() < until && !wake.isAwake && !options.signal.aborted) {
-    await deps.clock.sleep(Math.max(1, Math.min(pollMs, until - deps.clock.now())), wake.signal)
+  const until = Math.min(now + nextInMs, Math.max(upkeepAt, now + 1), beatAt)
+  while (clock.steady() < until && !wake.isAwake && !options.signal.aborted) {
+    await clock.sleep(Math.max(1, Math.min(pollMs, until - clock.steady())), wake.signal)
     if (deps.dataVersion() !== seen) break
   }
   wake.reset()
@@ -216,12 +219,15 @@ function keepLeases<S extends string, G extends string, K extends string, P>(
   })()
   return {
     stop: async () => {
-      over.abort()
+      over.abort(waking)
       // A beat that came after the owner had left would enter it again.
       await beating
     },
   }
 }
+
+/** Why a sleep ends; given, as the reason that is made otherwise costs more than all else here. */
+const waking = 'woken'
 
 /** A sleep that another part can end. */
 class Wake {
@@ -236,7 +242,7 @@ class Wake {
   }
 
   now(): void {
-    this.#controller.abort()
+    this.#controller.abort(waking)
   }
 
   reset(): void {

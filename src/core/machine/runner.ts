@@ -66,9 +66,18 @@ export async function runClaim<S extends string, G extends string, K extends str
   signals: {stop: AbortSignal; lost: AbortSignal},
 ): Promise<RunOutcome> {
   const cursor = {state: claim.state, attempt: claim.attempt, isTakeover: claim.isTakeover}
+  // A canceled run is noticed at the next progress, not only when its lease is renewed.
+  const gone = new AbortController()
+  const lost = AbortSignal.any([signals.lost, gone.signal])
+  const around = {
+    stop: signals.stop,
+    lost,
+    either: AbortSignal.any([signals.stop, lost]),
+    loseIt: () => gone.abort(),
+  }
   try {
     for (;;) {
-      if (signals.lost.aborted) return 'lost'
+      if (lost.aborted) return 'lost'
       if ((cursor.state as string) === claim.goal) {
         await deps.journal.finish(claim)
         return 'done'
@@ -79,7 +88,7 @@ export async function runClaim<S extends string, G extends string, K extends str
         await deps.journal.release(claim)
         return 'released'
       }
-      const ended = await runStep(deps, claim, row, cursor, signals)
+      const ended = await runStep(deps, claim, row, cursor, around)
       if (ended !== undefined) return ended
     }
   } catch (error) {
@@ -94,6 +103,9 @@ export async function runClaim<S extends string, G extends string, K extends str
 /** How often the progress of a step is noted for those who watch. */
 const progressEveryMs = 200
 
+type Signals = {stop: AbortSignal; lost: AbortSignal}
+/** What may end the work on a claim: from outside, or found out by a step. */
+type Around = Signals & {either: AbortSignal; loseIt: () => void}
 type Cursor<S> = {state: S; attempt: number; isTakeover: boolean}
 
 async function runStep<S extends string, G extends string, K extends string, P>(
@@ -101,7 +113,7 @@ async function runStep<S extends string, G extends string, K extends string, P>(
   claim: Claim<S, G>,
   row: Transition<S, G, K>,
   cursor: Cursor<S>,
-  signals: {stop: AbortSignal; lost: AbortSignal},
+  around: Around,
 ): Promise<RunOutcome | undefined> {
   const record: StepRecord<S> = {
     step: row.step,
@@ -109,22 +121,19 @@ async function runStep<S extends string, G extends string, K extends string, P>(
     from: cursor.state,
     startedAt: deps.clock.now(),
   }
-  const step = {hadProgress: false, toldAt: 0}
-  // A canceled run is noticed at the next progress, not only when its lease is renewed.
-  const gone = new AbortController()
-  const lost = AbortSignal.any([signals.lost, gone.signal])
+  const step = {hadProgress: false, toldAt: -Infinity}
   try {
     const outcome = await deps.steps[row.step]({
       claim,
       isTakeover: cursor.isTakeover,
       attempt: cursor.attempt,
-      signal: AbortSignal.any([signals.stop, lost]),
+      signal: around.either,
       progress: (doneBytes, totalBytes) => {
-        const now = deps.clock.now()
+        const now = deps.clock.steady()
         if (now - step.toldAt < progressEveryMs) return
         step.toldAt = now
         void deps.journal.progress(claim, row.step, doneBytes, totalBytes).then((isHeld) => {
-          if (!isHeld) gone.abort()
+          if (!isHeld) around.loseIt()
         })
       },
       forward: () => {
@@ -152,10 +161,7 @@ async function runStep<S extends string, G extends string, K extends string, P>(
     cursor.isTakeover = false
     return undefined
   } catch (thrown) {
-    return await afterError(deps, claim, row, record, thrown, step.hadProgress, {
-      ...signals,
-      lost,
-    })
+    return await afterError(deps, claim, row, record, thrown, step.hadProgress, around)
   }
 }
 
@@ -166,7 +172,7 @@ async function afterError<S extends string, G extends string, K extends string, 
   record: StepRecord<S>,
   thrown: unknown,
   hadProgress: boolean,
-  signals: {stop: AbortSignal; lost: AbortSignal},
+  signals: Signals,
 ): Promise<RunOutcome> {
   const error = toImgstoreError(thrown)
   if (signals.lost.aborted || error.code === 'lease_lost') return 'lost'
@@ -186,8 +192,10 @@ async function afterError<S extends string, G extends string, K extends string, 
       : decideRetry(error, record.attempt, hadProgress, deps.retry(), deps.random())
   if (decision.isRetried) {
     const dueAt = deps.clock.now() + decision.waitMs
-    const options = {error: errorToJson(error), dueAt, nextAttempt: decision.nextAttempt}
-    tell(deps, await deps.journal.wait(claim, record, options))
+    const isLook = error.retry === 'wait'
+    const options = {error: errorToJson(error), dueAt, nextAttempt: decision.nextAttempt, isLook}
+    const event = await deps.journal.wait(claim, record, options)
+    if (event) tell(deps, event)
     return 'waiting'
   }
   // What the host must first be helped with is no failure of a subject that has a safe place to stay.
@@ -195,6 +203,8 @@ async function afterError<S extends string, G extends string, K extends string, 
     tell(deps, await deps.journal.hold(claim, record, row.heldAt, errorToJson(error)))
     return 'held'
   }
+  // What is cleared below may be another owner's by now, that took the run over.
+  await deps.journal.fenced(claim, () => undefined)
   await tidy(deps, claim, () => deps.onFailing(claim))
   tell(deps, await deps.journal.fail(claim, record, errorToJson(error)))
   await tidy(deps, claim, () => deps.onFailed?.(claim, error))

@@ -1,11 +1,10 @@
 /** Reads every blob again and compares it with its name, and what indexed trees were made of with their notes. */
-import type {VerifyResult} from '../blobs/blob-store.ts'
 import {removeBlob, putBlob} from '../db/blobs.ts'
 import {getPlaced, listPlaced, type PlacedImage} from '../db/images.ts'
 import type {Digest} from '../digest.ts'
 import {fail, systemCode, toImgstoreError} from '../errors.ts'
 import {parseImageName, type ImageName} from '../ids.ts'
-import type {MaintenanceContext} from './context.ts'
+import type {MaintenanceContext, TreeFiles} from './context.ts'
 
 export type VerifyReport = {
   checked: number
@@ -45,14 +44,14 @@ export async function verify(
     maintenance,
     options.image === undefined ? undefined : images,
   )) {
-    const result = await verifyOne(maintenance, digest, {
+    const result: Looked | undefined = await verifyOne(maintenance, digest, {
       ...(options.signal ? {signal: options.signal} : {}),
       onProgress: (doneBytes) => options.onProgress?.({digest, doneBytes, totalBytes: sizeBytes}),
     })
     if (!result) continue
     report.checked++
     report.bytes += result.sizeBytes
-    if (result.ok) {
+    if (result.kind === 'sound') {
       await putBlob(database.db, digest, result.sizeBytes, clock.now())
       continue
     }
@@ -60,7 +59,7 @@ export async function verify(
     const quarantinedAs = await blobs.quarantine(digest)
     report.damaged.push({
       digest,
-      reason: `its content has digest sha256:${result.actual} (${result.sizeBytes} bytes)`,
+      reason: result.reason,
       ...(quarantinedAs === undefined ? {} : {quarantinedAs}),
       images: named(digest),
     })
@@ -70,20 +69,35 @@ export async function verify(
   return report
 }
 
-/** Undefined for a blob that was removed since it was listed. Errors: interrupted, io_failed. */
+type Looked =
+  {kind: 'sound'; sizeBytes: number} | {kind: 'damaged'; sizeBytes: number; reason: string}
+
+/** Undefined for a blob that was removed since it was listed. A bad sector is damage. Errors: interrupted, io_failed. */
 async function verifyOne(
   maintenance: MaintenanceContext,
   digest: Digest,
   options: {signal?: AbortSignal; onProgress: (doneBytes: number) => void},
-): Promise<VerifyResult | undefined> {
+): Promise<Looked | undefined> {
   throwIfAborted(options.signal)
   try {
-    return await maintenance.blobs.verify(digest, options)
+    const found = await maintenance.blobs.verify(digest, options)
+    const {sizeBytes} = found
+    if (found.ok) return {kind: 'sound', sizeBytes}
+    const reason = `its content has digest sha256:${found.actual} (${sizeBytes} bytes)`
+    return {kind: 'damaged', sizeBytes, reason}
   } catch (error) {
     throwIfAborted(options.signal)
     if ((await maintenance.blobs.stat(digest)) === undefined) return undefined
-    throw error
+    const reason = unreadable(error)
+    if (reason === undefined) throw error
+    return {kind: 'damaged', sizeBytes: 0, reason}
   }
+}
+
+/** Bytes that the disk does not give back are as lost as wrong ones; other failures say nothing about the bytes. */
+function unreadable(error: unknown): string | undefined {
+  const {cause, details} = toImgstoreError(error)
+  return systemCode(cause) === 'EIO' ? `it cannot be read: ${String(details['reason'])}` : undefined
 }
 
 async function imagesToVerify(
@@ -138,9 +152,16 @@ async function verifyTrees(
       ['STORED', 'ACTIVATING', 'ACTIVE'].includes(image.state),
   )
   for (const image of indexed) {
-    const note = maintenance.readTreeNote(image.name)
     const damaged: {path: string; reason: string}[] = []
-    if (note?.treeId !== image.treeId) {
+    let note: TreeFiles | undefined
+    try {
+      note = maintenance.readTreeNote(image.name)
+    } catch (error) {
+      const reason = unreadable(error)
+      if (reason === undefined) throw error
+      damaged.push({path: layout.treeNote(image.name), reason})
+    }
+    if (damaged.length === 0 && note?.treeId !== image.treeId) {
       damaged.push({path: layout.treeNote(image.name), reason: 'the file is gone or another one'})
     }
     const files = [
@@ -189,7 +210,9 @@ async function damageOf(
     throwIfAborted(options.signal)
     const known = toImgstoreError(error)
     if (systemCode(known.cause) === 'ENOENT') return 'the file is gone'
-    throw error
+    const reason = unreadable(error)
+    if (reason === undefined) throw error
+    return reason
   }
 }
 

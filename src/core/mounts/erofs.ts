@@ -6,6 +6,7 @@
 import {
   closeSync,
   constants,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   openSync,
@@ -14,7 +15,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import {join, resolve} from 'node:path'
-import {fail, systemCode, toImgstoreError} from '../errors.ts'
+import {fail, systemCode, toImgstoreError, type ImgstoreError} from '../errors.ts'
 import {attachLoop} from '../syscalls/loop.ts'
 import {
   fsconfigCreate,
@@ -27,7 +28,7 @@ import {
   MOUNT_ATTR_RDONLY,
   moveMount,
 } from '../syscalls/mount.ts'
-import {explain, KernelSays, mapError, reasonOf} from './mount-errors.ts'
+import {diskTrouble, explain, KernelSays, mapError, reasonOf} from './mount-errors.ts'
 import {findMounts} from './mount-table.ts'
 import {unmountSync} from './mount.ts'
 
@@ -134,7 +135,9 @@ function create(fs: number, source: string, devices: string[]): number {
 /** A small image to try a mount with; `src/core/unpack` makes it. */
 export type ErofsTrial = {image: Buffer; device: Buffer; fileName: string; content: Buffer}
 
-export type ErofsSupport = {ok: true; how: ErofsWay} | {ok: false; reason: string}
+/** `trouble`: the disk failed, so that nothing is known of the host. */
+export type ErofsSupport =
+  {ok: true; how: ErofsWay} | {ok: false; reason: string; trouble?: ImgstoreError}
 
 /**
  * Whether this host mounts our images, and how; proved by mounting one in `<dir>/staging` and reading a file of it.
@@ -145,13 +148,25 @@ export function canMountErofs(dir: string, trial: ErofsTrial): Promise<ErofsSupp
   return new Promise((done) => done(tryMount(dir, trial)))
 }
 
+/** A cleanup with no patience may take the trial's directory away under it, which says nothing about the host. */
+const trialsMax = 3
+
 function tryMount(dir: string, trial: ErofsTrial): ErofsSupport {
+  for (let nth = 1; ; nth++) {
+    const {isDisturbed, ...result} = tryMountOnce(dir, trial)
+    if (isDisturbed !== true || nth === trialsMax) return result
+  }
+}
+
+function tryMountOnce(dir: string, trial: ErofsTrial): ErofsSupport & {isDisturbed?: boolean} {
   let work: string
   try {
     mkdirSync(join(dir, 'staging'), {recursive: true, mode: 0o700})
     work = mkdtempSync(join(dir, 'staging', 'erofs-check-'))
   } catch (error) {
-    return {ok: false, reason: `cannot write into the store: ${reasonOf(error)}`}
+    const trouble = diskTrouble(error, dir)
+    const reason = `cannot write into the store: ${reasonOf(error)}`
+    return {ok: false, reason, ...(trouble ? {trouble} : {})}
   }
   const mountPoint = join(work, 'mount')
   try {
@@ -167,7 +182,13 @@ function tryMount(dir: string, trial: ErofsTrial): ErofsSupport {
   } catch (error) {
     const known = toImgstoreError(error)
     const {reason} = known.details
-    return {ok: false, reason: typeof reason === 'string' ? reason : known.message}
+    const isDisturbed = !['mount', 'image', 'device'].every((name) => existsSync(join(work, name)))
+    const trouble = diskTrouble(error, work)
+    return {
+      ok: false,
+      reason: typeof reason === 'string' ? reason : known.message,
+      ...(trouble ? {trouble} : {isDisturbed}),
+    }
   } finally {
     try {
       unmountSync(mountPoint, {lazy: true})

@@ -1,9 +1,10 @@
 /** What this host has and lacks for mounting images and running programs in them; `imgstore doctor` prints it. */
-import {mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs'
+import {existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs'
 import {join} from 'node:path'
-import {systemCode, toImgstoreError} from '../errors.ts'
+import {systemCode, toImgstoreError, type ImgstoreError} from '../errors.ts'
 import {tryLibc} from '../syscalls/libc.ts'
 import {mountOf, parseMountInfo, readMountTable, tablePath} from './mount-table.ts'
+import {diskTrouble} from './mount-errors.ts'
 import {mountOverlay, unmountSync, type OverlayDriver} from './mount.ts'
 import type {OverlaySpec} from './overlay.ts'
 import {findProgram} from './programs.ts'
@@ -14,8 +15,11 @@ export type HostCheckItem = {name: string; ok: boolean; detail: string; hint: st
 export type HostCheck = {
   items: HostCheckItem[]
   /** Proved by mounting an overlay in the store and writing into it. */
-  canMount: {ok: true} | {ok: false; reason: string}
+  canMount: MountTrial
 }
+
+/** `trouble`: the disk failed, so that nothing is known of the host. */
+export type MountTrial = {ok: true} | {ok: false; reason: string; trouble?: ImgstoreError}
 
 const CAP_SYS_ADMIN = 21n
 
@@ -30,7 +34,8 @@ const checked = new Map<string, Promise<HostCheck>>()
 /**
  * Looks at the host, and tries a mount for real in `<storeDir>/staging`.
  *
- * Shape: once per process, store and driver; `refresh` looks again. The store's directory exists.
+ * Shape: once per process, store and driver, unless the disk failed; `refresh` looks again. The store's directory
+ * exists.
  * Guarantees: nothing is left mounted or on disk.
  * Cost: one mount and unmount, about ten reads of /proc.
  */
@@ -42,7 +47,10 @@ export function checkMountHost(
   const key = `${driver}:${storeDir}`
   let found = options.refresh === true ? undefined : checked.get(key)
   if (found === undefined) {
-    found = look(storeDir, driver)
+    found = look(storeDir, driver).then((result) => {
+      if (!result.canMount.ok && result.canMount.trouble) checked.delete(key)
+      return result
+    })
     checked.set(key, found)
   }
   return found
@@ -62,16 +70,27 @@ async function look(storeDir: string, driver: OverlayDriver): Promise<HostCheck>
   return {items, canMount}
 }
 
-async function tryMount(storeDir: string, driver: OverlayDriver): Promise<HostCheck['canMount']> {
+/** A cleanup with no patience may take the trial's directory away under it, which says nothing about the host. */
+const trialsMax = 3
+
+async function tryMount(storeDir: string, driver: OverlayDriver): Promise<MountTrial> {
+  for (let trial = 1; ; trial++) {
+    const {isDisturbed, ...result} = await tryMountOnce(storeDir, driver)
+    if (isDisturbed !== true || trial === trialsMax) return result
+  }
+}
+
+async function tryMountOnce(
+  storeDir: string,
+  driver: OverlayDriver,
+): Promise<MountTrial & {isDisturbed?: boolean}> {
   let dir: string
   try {
     mkdirSync(join(storeDir, 'staging'), {recursive: true, mode: 0o700})
     dir = mkdtempSync(join(storeDir, 'staging', 'mount-check-'))
   } catch (error) {
-    return {
-      ok: false,
-      reason: `cannot write into the store (${systemCode(error) ?? String(error)})`,
-    }
+    const reason = `cannot write into the store (${systemCode(error) ?? String(error)})`
+    return failedTrial(reason, diskTrouble(error, storeDir))
   }
   const spec: OverlaySpec = {
     lowerDir: join(dir, 'lower'),
@@ -81,9 +100,9 @@ async function tryMount(storeDir: string, driver: OverlayDriver): Promise<HostCh
     noexec: true,
     source: 'imgstore:mount-check',
   }
+  const parts = [spec.lowerDir, spec.upperDir, spec.workDir, spec.mountPoint]
   try {
-    for (const path of [spec.lowerDir, spec.upperDir, spec.workDir, spec.mountPoint])
-      mkdirSync(path)
+    for (const path of parts) mkdirSync(path)
     writeFileSync(join(spec.lowerDir, 'file'), 'lower')
     await mountOverlay(spec, {driver})
     writeFileSync(join(spec.mountPoint, 'file'), 'upper')
@@ -96,7 +115,10 @@ async function tryMount(storeDir: string, driver: OverlayDriver): Promise<HostCh
   } catch (error) {
     const known = toImgstoreError(error)
     const {reason} = known.details
-    return {ok: false, reason: typeof reason === 'string' ? reason : known.message}
+    const isDisturbed = !parts.every((path) => existsSync(path))
+    const text = typeof reason === 'string' ? reason : known.message
+    const trouble = diskTrouble(error, dir)
+    return {...failedTrial(text, trouble), ...(trouble ? {} : {isDisturbed})}
   } finally {
     try {
       unmountSync(spec.mountPoint, {lazy: true})
@@ -104,6 +126,10 @@ async function tryMount(storeDir: string, driver: OverlayDriver): Promise<HostCh
       rmSync(dir, {recursive: true, force: true})
     }
   }
+}
+
+function failedTrial(reason: string, trouble: ImgstoreError | undefined): MountTrial {
+  return {ok: false, reason, ...(trouble ? {trouble} : {})}
 }
 
 function trialItem(canMount: HostCheck['canMount'], driver: OverlayDriver): HostCheckItem {

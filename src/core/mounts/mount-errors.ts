@@ -50,9 +50,23 @@ export function mapError(error: unknown, mountPoint: string, reason: string): Im
     case 'ENOSPC':
     case 'EDQUOT':
       return fromSystemError(error, mountPoint, 'mount')
+    case 'EIO':
+      return fail('io_failed', {path: mountPoint, reason: `mounting it: ${reason}`}, {cause: error})
     default:
       return fail('mount_failed', {path: mountPoint, reason}, {cause: error})
   }
+}
+
+/**
+ * The failure of a disk, full or broken, as a coded error; undefined for all else. It says nothing about what the host
+ * can do, and may be gone the next time.
+ */
+export function diskTrouble(error: unknown, path: string): ImgstoreError | undefined {
+  for (let at = error; at instanceof Error; at = at.cause) {
+    if (['EIO', 'ENOSPC', 'EDQUOT'].includes(systemCode(at) ?? ''))
+      return fromSystemError(error, path, 'write')
+  }
+  return undefined
 }
 
 /** The last line of the kernel's log, to tell later ones from it; undefined where it cannot be read. */

@@ -6,11 +6,14 @@
  */
 import type {IncomingMessage} from 'node:http'
 import {fail} from '../errors.ts'
+import {KiB} from '../limits.ts'
 import {openDirectInbox} from './bulk.ts'
-import {batchBytes, StreamInbox} from './inbox.ts'
+import {batchBytes, type Inbox, StreamInbox} from './inbox.ts'
 
 // A slow source must not wait for a full batch: what has come is handed on after this time, so that progress is kept.
 const lingerMs = 50
+// A source that brings less than this in a whole stall timeout is as good as silent: at such a pace nothing gets done.
+const paceBytesMin = KiB
 
 export type BatchOptions = {
   /** Address for messages, already without secrets. */
@@ -38,17 +41,17 @@ export async function* readBatches(
     inbox.fail(signal.reason as Error)
     response.destroy()
   }
+  const pace = new Pace(inbox, options)
   let position = startByte
   try {
     if (signal.aborted) onAbort()
     else signal.addEventListener('abort', onAbort, {once: true})
     while (true) {
-      if (!(await inbox.wait(1, options.stallTimeoutMs))) {
-        throw fail('source_stalled', {url, idleMs: options.stallTimeoutMs})
-      }
+      await pace.waitForBytes()
       // The first bytes go at once to the caller, who may see from them that he does not want the rest.
-      if (position > startByte) await inbox.wait(batchBytes, lingerMs)
+      if (position > startByte) await pace.linger()
       const batch = inbox.take()
+      pace.took(batch.sizeBytes)
       if (batch.sizeBytes > 0) {
         position += batch.sizeBytes
         if (position > maxBlobBytes) {
@@ -77,5 +80,47 @@ export async function* readBatches(
   } finally {
     signal.removeEventListener('abort', onAbort)
     response.destroy()
+  }
+}
+
+/** Sees to it that a source neither falls silent nor trickles. Time in which the caller works does not count. */
+class Pace {
+  readonly #inbox: Inbox
+  readonly #options: BatchOptions
+  /** Since so many bytes were last together: how long they were waited for, and how many there are now. */
+  #waitedMs = 0
+  #sizeBytes = 0
+
+  constructor(inbox: Inbox, options: BatchOptions) {
+    this.#inbox = inbox
+    this.#options = options
+  }
+
+  /** Resolves when there are bytes or no more will come. Errors: source_stalled. */
+  async waitForBytes(): Promise<void> {
+    const {url, stallTimeoutMs} = this.#options
+    const leftMs = stallTimeoutMs - this.#waitedMs
+    if (await this.#wait(leftMs > 0 ? 1 : paceBytesMin, Math.max(1, leftMs))) return
+    const received = this.#sizeBytes === 0 ? {} : {receivedBytes: this.#sizeBytes}
+    throw fail('source_stalled', {url, idleMs: stallTimeoutMs, ...received})
+  }
+
+  /** Waits a moment for a batch to become full. */
+  async linger(): Promise<void> {
+    await this.#wait(batchBytes, lingerMs)
+  }
+
+  took(sizeBytes: number): void {
+    this.#sizeBytes += sizeBytes
+    if (this.#sizeBytes < paceBytesMin) return
+    this.#sizeBytes = 0
+    this.#waitedMs = 0
+  }
+
+  async #wait(sizeBytes: number, ms: number): Promise<boolean> {
+    const startedAt = performance.now()
+    const isHere = await this.#inbox.wait(sizeBytes, ms)
+    this.#waitedMs += performance.now() - startedAt
+    return isHere
   }
 }

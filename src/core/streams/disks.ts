@@ -4,7 +4,7 @@ import {readdir} from 'node:fs/promises'
 import {basename, join} from 'node:path'
 import {systemClock} from '../clock.ts'
 import {chunkBounds} from '../chunk-map.ts'
-import {fail, fromSystemError, systemCode} from '../errors.ts'
+import {fail, fromSystemError, printable, systemCode} from '../errors.ts'
 import {formatRfc3339} from '../http-date.ts'
 import type {Logger} from '../log.ts'
 import type {Settings} from '../settings.ts'
@@ -146,7 +146,8 @@ async function publish(
   if (!isStreamId(id)) {
     const given = options.id === undefined ? '; give one with --id' : ''
     throw fail('wrong_usage', {
-      reason: `${id} cannot be an image id: it must be ${streamIdRule}${given}`,
+      // The last piece of an address may hold its token.
+      reason: `${printable(id.replace(/[?#].*$/s, '?***'))} cannot be an image id: it must be ${streamIdRule}${given}`,
     })
   }
   const version = versionWish(options.version)

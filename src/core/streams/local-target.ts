@@ -215,7 +215,7 @@ class LocalTarget implements ChunkTarget {
     failpoint('streams.chunks_shown')
     await rename(from('manifest.json'), to('manifest.json'))
     await syncDirectory(image)
-    failpoint('streams.shown')
+    failpoint('streams.flat_shown')
     await rm(staging, {recursive: true, force: true})
   }
 

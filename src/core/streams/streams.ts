@@ -129,7 +129,7 @@ class OpenStreams implements Streams {
       const file = this.#files.look(path)
       if (isAbsent(file)) {
         if (file.error) throw file.error
-        return undefined
+        return {isPublic: entry.isPublic, file: undefined}
       }
       const opened = this.#files.open(path, file, file)
       if (opened) return {isPublic: entry.isPublic, file: opened}

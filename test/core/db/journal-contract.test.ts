@@ -7,6 +7,7 @@ import {journalSuite} from '../../contract/journal-suite.ts'
 import {node, withTempDatabase} from '../../support/db-rows.ts'
 import {FixedClock} from '../../support/fixed-clock.ts'
 import {MemoryJournal} from '../../support/memory-journal.ts'
+import {SimulatedStore} from '../../support/simulation/store.ts'
 
 journalSuite('in SQL', async (body) => {
   await withTempDatabase(async ({database, journal, clock, add}) => {
@@ -35,6 +36,27 @@ journalSuite('of tests', async (body) => {
       const run = [...journal.runs.values()].find((each) => each.name === (name as ImageName))
       return Promise.resolve({
         state: run?.state ?? '',
+        status: run?.status ?? '',
+        attempt: run?.attempt ?? 0,
+      })
+    },
+  })
+})
+
+journalSuite('of the simulation', async (body) => {
+  const clock = new FixedClock()
+  const journal = new SimulatedStore(clock, {isTelling: true})
+  await body({
+    journal,
+    clock,
+    add: (name, dueAt) => {
+      const digest = journal.places.length
+      return Promise.resolve(journal.register(name, digest, 'ACTIVE', dueAt).id)
+    },
+    look: (name) => {
+      const run = journal.runs.find((each) => each.place.name === (name as ImageName))
+      return Promise.resolve({
+        state: run?.place.state ?? '',
         status: run?.status ?? '',
         attempt: run?.attempt ?? 0,
       })

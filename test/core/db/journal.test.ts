@@ -9,10 +9,11 @@ import {
   freeRunsOf,
   hurryRun,
   listRuns,
+  mayHaveOtherWriter,
 } from '../../../src/core/db/runs.ts'
 import {errorToJson, fail, ImgstoreError, type ErrorJson} from '../../../src/core/errors.ts'
 import {armFailpoint, disarmFailpoints} from '../../../src/core/failpoint.ts'
-import type {ImageName, OwnerId} from '../../../src/core/ids.ts'
+import type {ImageName, OwnerId, RunId} from '../../../src/core/ids.ts'
 import type {StepRecord} from '../../../src/core/journal.ts'
 import type {ImageState} from '../../../src/core/image.ts'
 import {node, withTempDatabase, type TempDatabase} from '../../support/db-rows.ts'
@@ -147,6 +148,52 @@ describe('claims', () => {
       expect(third).to.include({epoch: 3, isTakeover: false})
       expect(await freeRunsOf(db, two, now, {mayStillWork: true})).to.equal(1)
       expect((await claimed(context, one)).isTakeover).to.equal(true)
+    })
+  })
+
+  it('of a canceled run remember every owner that may still write, until the last one has let go', async () => {
+    const other = 'other' as RunId
+    for (const isGivenBackFirst of [true, false]) {
+      await withTempDatabase(async (context) => {
+        const {run, digest} = await context.add('image')
+        const {db} = context.database
+        // The first owner sleeps past its lease, and goes on to sleep.
+        await claimed(context)
+        context.clock.advance(leaseMs)
+        const second = await claimed(context, two)
+        if (isGivenBackFirst) await context.journal.release(second)
+        await cancelRun(db, run, context.clock.now())
+        if (!isGivenBackFirst) await context.journal.release(second)
+        expect(await mayHaveOtherWriter(db, {id: other, node, digest})).to.equal(true)
+      })
+    }
+    await withTempDatabase(async (context) => {
+      const {run, digest} = await context.add('image')
+      const {db} = context.database
+      const claim = await claimed(context)
+      await cancelRun(db, run, context.clock.now())
+      expect(await mayHaveOtherWriter(db, {id: other, node, digest})).to.equal(true)
+      await context.journal.release(claim)
+      expect(await mayHaveOtherWriter(db, {id: other, node, digest})).to.equal(false)
+    })
+  })
+
+  it('are given as ever when the clock was set back by years', async () => {
+    await withTempDatabase(async (context) => {
+      const {clock} = context
+      const years = 4 * 365 * 86_400_000
+      const waiting = (await context.add('waiting'), await claimed(context))
+      const running = (await context.add('running'), await claimed(context))
+      await context.add('pending')
+      const options = {error, dueAt: clock.now() + 60_000, nextAttempt: 2}
+      await context.journal.wait(waiting, recordOf(waiting), options)
+      clock.jump(-years)
+      const again = [await claimed(context, two), await claimed(context, two)]
+      again.push(await claimed(context, two))
+      expect(again.map(({name}) => name).sort()).to.deep.equal(['pending', 'running', 'waiting'])
+      expect(again.find(({run}) => run === running.run)?.isTakeover).to.equal(true)
+      // A lease of today is one.
+      expect(await context.journal.claim({owner: one, leaseMs})).to.equal(undefined)
     })
   })
 

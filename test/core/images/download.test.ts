@@ -262,6 +262,18 @@ describe('a server that encodes what it was asked to leave alone', () => {
     })
   })
 
+  it('does not cost the part that is there already, however often it does so', async () => {
+    await withWorld(content, async (world) => {
+      await leavePart(world, 2 * MiB)
+      const headers = {'content-encoding': 'gzip', 'content-length': '100'}
+      const encoded: Behaviour = {kind: 'status', status: 200, headers, body: 'x'.repeat(100)}
+      world.peer.script = Array.from({length: 4}, () => encoded)
+      const result = await world.attempt()
+      expect(result.downloadedBytes).to.equal(content.length - 2 * MiB + 16 * KiB)
+      expectOnlyBlob(world, content)
+    })
+  })
+
   it('is taken at its bytes when the digest is of the compressed file', async () => {
     await withWorld(content, async (world) => {
       const compressed = gzipSync(content, {level: 1})
@@ -343,7 +355,7 @@ describe('a download that fails', () => {
       [{kind: 'status', status: 503}, 'source_unavailable', true],
       [{kind: 'status', status: 404}, 'source_not_found', false],
       [{kind: 'status', status: 403}, 'source_refused', false],
-      [{kind: 'redirect', location: '/image.tar'}, 'redirect_refused', false],
+      [{kind: 'redirect', location: '/image.tar'}, 'redirect_refused', true],
     ]
     for (const [behaviour, code, isKept] of cases) {
       await withWorld(content, async (world) => {

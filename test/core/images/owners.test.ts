@@ -32,8 +32,8 @@ describe('owners', () => {
   })
 
   it('are dead when only their corpse is left', async () => {
-    // The shell's child ends at once and is never waited for while the shell sleeps in its stead.
-    const child = spawn('sh', ['-c', 'sleep 0 & echo $!; exec sleep 60'], {
+    // The shell's child ends soon, and is never waited for once something else sleeps in the shell's stead.
+    const child = spawn('sh', ['-c', 'sleep 1 & echo $!; exec sleep 60'], {
       stdio: ['ignore', 'pipe', 'ignore'],
     })
     const [said] = (await once(child.stdout, 'data')) as [Buffer]

@@ -10,7 +10,7 @@ import {
   retireImage,
   stageTree,
 } from '../../../src/core/images/trees.ts'
-import {layoutOf, treeIdOf, type Layout} from '../../../src/core/layout.ts'
+import {layoutOf, parseTreeId, treeIdOf, type Layout} from '../../../src/core/layout.ts'
 import {withTempDir} from '../../support/temp-dir.ts'
 
 const name = 'image' as ImageName
@@ -22,7 +22,7 @@ async function withLayout(body: (layout: Layout) => Promise<void> | void): Promi
 /** A whole staged tree with one file. */
 async function staged(layout: Layout, text: string, run = newUlid(1) as RunId): Promise<string> {
   const treeId = treeIdOf(run, 1)
-  const rootfs = await stageTree(layout, run, treeId)
+  const rootfs = await stageTree(layout, {run, epoch: 1})
   writeFileSync(join(rootfs, 'file'), text)
   noteTree(layout, {treeId, digest: 'd', profile: 'strict', entries: 1})
   return treeId
@@ -58,7 +58,7 @@ describe('trees', () => {
     await withLayout(async (layout) => {
       publishTree(layout, name, await staged(layout, 'one'), 1)
       const run = newUlid(1) as RunId
-      await stageTree(layout, run, treeIdOf(run, 1))
+      await stageTree(layout, {run, epoch: 1})
       for (const treeId of [treeIdOf(run, 1), treeIdOf(run, 2)])
         expect(() => publishTree(layout, name, treeId, 1))
           .to.throw('the unpacked tree is gone')
@@ -72,23 +72,54 @@ describe('trees', () => {
       const run = newUlid(1) as RunId
       await staged(layout, 'one', run)
       const other = await staged(layout, 'other')
-      await stageTree(layout, run, treeIdOf(run, 2))
+      await stageTree(layout, {run, epoch: 2})
       expect(readdirSync(layout.staging).sort()).to.deep.equal([treeIdOf(run, 2), other].sort())
-      await discardStaged(layout, run)
+      await discardStaged(layout, {run, epoch: 1})
+      expect(readdirSync(layout.staging).sort(), 'a later claim is at work').to.deep.equal(
+        [treeIdOf(run, 2), other].sort(),
+      )
+      await discardStaged(layout, {run, epoch: 2})
       expect(readdirSync(layout.staging)).to.deep.equal([other])
+    })
+  })
+
+  it('of earlier claims may be set aside by several later ones at once', async () => {
+    await withLayout(async (layout) => {
+      const run = newUlid(1) as RunId
+      for (let epoch = 1; epoch <= 20; epoch++)
+        mkdirSync(layout.stagedTree(treeIdOf(run, epoch)), {recursive: true})
+      const epochs = [21, 22, 23, 24]
+      const staging = epochs.map((epoch) => stageTree(layout, {run, epoch}))
+      const last = (await Promise.allSettled(staging)).at(-1)
+      expect(last, 'the latest has nobody to yield to').to.include({status: 'fulfilled'})
+      const earlier = readdirSync(layout.staging).filter(
+        (name) => (parseTreeId(name)?.epoch ?? 0) <= 20,
+      )
+      expect(earlier).to.deep.equal([])
+    })
+  })
+
+  it('of later claims are left alone by an owner that slept past its lease', async () => {
+    await withLayout(async (layout) => {
+      const run = newUlid(1) as RunId
+      await stageTree(layout, {run, epoch: 2})
+      await stageTree(layout, {run, epoch: 1})
+      expect(readdirSync(layout.staging).sort()).to.deep.equal([treeIdOf(run, 1), treeIdOf(run, 2)])
+      await discardStaged(layout, {run, epoch: 1})
+      expect(readdirSync(layout.staging)).to.deep.equal([treeIdOf(run, 2)])
     })
   })
 
   it('are deleted with the directories that nobody may read or write', async () => {
     await withLayout(async (layout) => {
       const run = newUlid(1) as RunId
-      const rootfs = await stageTree(layout, run, treeIdOf(run, 1))
+      const rootfs = await stageTree(layout, {run, epoch: 1})
       mkdirSync(join(rootfs, 'closed/inner'), {recursive: true})
       writeFileSync(join(rootfs, 'closed/inner/file'), '')
       chmodSync(join(rootfs, 'closed/inner'), 0)
       chmodSync(join(rootfs, 'closed'), 0o500)
       try {
-        await discardStaged(layout, run)
+        await discardStaged(layout, {run, epoch: 1})
         expect(readdirSync(layout.staging)).to.deep.equal([])
       } finally {
         if (existsSync(join(rootfs, 'closed'))) {

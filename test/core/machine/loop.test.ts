@@ -196,6 +196,28 @@ describe('the loop', () => {
     expect(run).to.include({status: 'done', epoch: 1})
   })
 
+  it('goes on as before when somebody sets the clock, back or forward', async () => {
+    for (const jumpMs of [-3_600_000, 3_600_000]) {
+      let upkeeps = 0
+      const upkeep = (): Promise<void> => {
+        upkeeps++
+        return Promise.resolve()
+      }
+      const s = scene({}, {upkeep})
+      const running = s.loop()
+      await pass(s.clock, 10_000, 1000)
+      const before = {upkeeps, beats: s.counts.beats}
+      s.clock.jump(jumpMs)
+      const run = s.journal.add('image', 'raw', 'sewn')
+      await pass(s.clock, 10_000, 1000)
+      expect(run.status, `${jumpMs}`).to.equal('done')
+      expect(upkeeps, 'upkeeps').to.be.at.least(before.upkeeps + 9)
+      expect(s.counts.beats, 'beats').to.be.at.least(before.beats + 1)
+      s.stop.abort()
+      await running
+    }
+  })
+
   it('stops a step whose lease was lost, and writes nothing for it', async () => {
     let wasStopped = false
     const s = scene({

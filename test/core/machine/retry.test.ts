@@ -19,6 +19,23 @@ const anySettings = fc.record({
 })
 const random = fc.double({min: 0, max: 1, noNaN: true})
 
+/** Details of a row, each of them something: empty text where the row asks for what is not here. */
+function detailsOf(code: ErrorCode): Record<string, unknown> {
+  const details: Record<string, unknown> = {
+    digest: 'd',
+    entry: 'e',
+    name: 'n',
+    allowed: [],
+    text: '',
+  }
+  const asked = new Proxy(details, {
+    get: (target, key) => (typeof key === 'string' ? (target[key] ??= '') : ''),
+  })
+  const {message} = errorTable[code] as unknown as {message: (d: object) => string}
+  message(asked)
+  return details
+}
+
 describe('retries', () => {
   it('are three attempts with waits of one and two seconds, as promised', () => {
     const first = decideRetry(unavailable(), 1, false, settings, 0)
@@ -28,9 +45,19 @@ describe('retries', () => {
     expect(decideRetry(unavailable(), 3, false, settings, 0)).to.deep.equal({isRetried: false})
   })
 
+  it('look again for what only waits, for ever, and count no attempt', () => {
+    const low = fail('space_low', {path: '/s', freeBytes: 1, neededBytes: 2, reserveBytes: 3})
+    for (const attempt of [1, 2, 3, 99]) {
+      const decision = decideRetry(low, attempt, false, settings, 0)
+      expect(decision).to.deep.equal({isRetried: true, waitMs: 5000, nextAttempt: attempt})
+    }
+    const quick = {...settings, waitMaxMs: 100}
+    expect(decideRetry(low, 1, false, quick, 1)).to.include({waitMs: 120})
+  })
+
   it('are never made of what another attempt cannot mend', () => {
     const codes = (Object.keys(errorTable) as ErrorCode[]).filter(
-      (code) => errorTable[code].retry !== 'backoff',
+      (code) => !['backoff', 'wait'].includes(errorTable[code].retry),
     )
     fc.assert(
       fc.property(
@@ -39,12 +66,7 @@ describe('retries', () => {
         fc.boolean(),
         random,
         (code, s, progress, r) => {
-          const details = {digest: 'd', entry: 'e', name: 'n', allowed: [], text: ''}
-          // Whatever a row asks for that is not here is empty text.
-          const all = new Proxy<Record<string, unknown>>(details, {
-            get: (target, key) => (typeof key === 'string' ? target[key] : undefined) ?? '',
-          })
-          const error = new ImgstoreError(code, all)
+          const error = new ImgstoreError(code, detailsOf(code))
           expect(decideRetry(error, 1, progress, s, r)).to.deep.equal({isRetried: false})
         },
       ),
@@ -93,7 +115,7 @@ describe('retries', () => {
           let attempt = 1
           let withoutProgress = 0
           for (const hadProgress of progress) {
-            withoutProgress = hadProgress ? 1 : withoutProgress + 1
+            withoutProgress = hadProgress ? 0 : withoutProgress + 1
             const decision = decideRetry(unavailable(), attempt, hadProgress, s, r)
             expect(decision.isRetried).to.equal(hadProgress || withoutProgress < s.maxAttempts)
             if (!decision.isRetried) return

@@ -63,6 +63,29 @@ describe('the runner', () => {
     expect(run.status).to.equal('done')
   })
 
+  it('clears nothing for a run that failed here after another owner had taken it over', async () => {
+    let cleared = 0
+    const s = scene(
+      {
+        cut: async () => {
+          s.clock.advance(1000)
+          await s.journal.claim({owner: 'other' as OwnerId, leaseMs: 1000})
+          throw fail('source_not_image', {what: 'w'})
+        },
+      },
+      {
+        onFailing: () => {
+          cleared++
+          return Promise.resolve()
+        },
+      },
+    )
+    const run = s.add('raw', 'sewn')
+    expect(await s.work()).to.equal('lost')
+    expect(cleared).to.equal(0)
+    expect(run).to.include({state: 'raw', status: 'running', epoch: 2})
+  })
+
   it('hands on patch, detail and effect, and tidies only after the transition was written', async () => {
     const order: string[] = []
     const s = scene({
@@ -127,7 +150,7 @@ describe('the runner', () => {
     const s = scene({
       cut: (context) => {
         n++
-        if (n % 3 === 0) context.forward()
+        if (n === 3) context.forward()
         return n < 12 ? Promise.reject(unavailable()) : Promise.resolve({})
       },
     })
@@ -140,8 +163,8 @@ describe('the runner', () => {
       }
       s.clock.advance(run.dueAt - s.clock.now())
     }
-    // Attempt 3 would have been the last, but moved: it counts as the first, and so on.
-    expect(s.told.map(({attempt}) => attempt)).to.deep.equal([1, 2, 3, 2, 3])
+    // Attempt 3 would have been the last, but moved: it does not count, and three more are made.
+    expect(s.told.map(({attempt}) => attempt)).to.deep.equal([1, 2, 3, 1, 2, 3])
   })
 
   it('fails at once for what is permanent, for an unsafe step, and for a bug only after retries', async () => {
@@ -205,7 +228,7 @@ describe('the runner', () => {
     expect(within.told).to.deep.equal([])
   })
 
-  it('writes nothing once its lease is lost', async () => {
+  it('writes nothing and clears nothing away once its lease is lost', async () => {
     const outcomes: ((lose: () => void) => Promise<object>)[] = [
       (lose) => {
         lose()
@@ -222,19 +245,29 @@ describe('the runner', () => {
     ]
     for (const outcome of outcomes) {
       for (const isTold of [true, false]) {
-        const s = scene({
-          cut: () =>
-            outcome(() => {
-              s.clock.advance(1000)
-              void s.journal.claim({owner: 'thief' as OwnerId, leaseMs: 1000})
-              if (isTold) s.lost.abort()
-            }),
-        })
+        let cleared = 0
+        const s = scene(
+          {
+            cut: () =>
+              outcome(() => {
+                s.clock.advance(1000)
+                void s.journal.claim({owner: 'thief' as OwnerId, leaseMs: 1000})
+                if (isTold) s.lost.abort()
+              }),
+          },
+          {
+            onFailing: () => {
+              cleared++
+              return Promise.resolve()
+            },
+          },
+        )
         const run = s.add('raw', 'sewn')
         expect(await s.work()).to.equal('lost')
         expect(run).to.include({state: 'raw', status: 'running', owner: 'thief', epoch: 2})
         expect(s.told).to.deep.equal([])
         expect(s.journal.events).to.deep.equal([])
+        expect(cleared, 'the thief is at work there').to.equal(0)
       }
     }
   })

@@ -26,7 +26,14 @@ describe('verify', () => {
         onProgress: ({doneBytes}) => seen.push(doneBytes),
       })
       const bytes = images.reduce((sum, image) => sum + image.bytes.length, 0)
-      expect(report).to.deep.equal({checked: 2, bytes, damaged: [], missing: [], damagedTrees: []})
+      expect(report).to.deep.equal({
+        checked: 2,
+        bytes,
+        damaged: [],
+        missing: [],
+        damagedTrees: [],
+        repairs: [],
+      })
       expect(seen).not.to.be.empty
       expect((await store.maintenance.verify({image: 'image-0'})).checked).to.equal(1)
     })

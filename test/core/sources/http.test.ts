@@ -244,6 +244,18 @@ describe('the http source', () => {
     })
   })
 
+  it('gives up on what only trickles, and says how little came', async () => {
+    await withFakeSource(content, async (peer) => {
+      for (const everyMs of [20, 100]) {
+        const slow = {kind: 'slow', chunkBytes: 10, everyMs} as const
+        const error = await askInVain(peer, slow, {stallTimeoutMs: 500})
+        expect(error.code).to.equal('source_stalled')
+        expect(error.details['receivedBytes']).to.be.within(10, 1023)
+        expect(error.message).to.match(/sent only \d+ bytes in 500 ms$/)
+      }
+    })
+  })
+
   it('ends what takes too long in all, though it never falls silent', async () => {
     await withFakeSource(content, async (peer) => {
       const slow = {kind: 'slow', chunkBytes: 10, everyMs: 20} as const

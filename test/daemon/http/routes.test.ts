@@ -211,7 +211,7 @@ describe('/metrics', () => {
 
   it('gives what the process knows when the store cannot be read, and says so', async () => {
     const busy = (): Promise<never> => Promise.reject(fail('store_busy', {path: '/store.db'}))
-    const store = {countByState: busy, health: busy, runs: {list: busy}}
+    const store = {countByState: busy, countWaiting: busy, health: busy, runs: {list: busy}}
     const warnings: string[] = []
     const log = {
       ...silentLogger,
@@ -231,7 +231,7 @@ describe('/metrics', () => {
 describe('docs/worker.md', () => {
   it('names every metric of imgstore, and no other', async () => {
     const none = (): Promise<never> => Promise.reject(fail('store_busy', {path: '/store.db'}))
-    const store = {countByState: none, health: none, runs: {list: none}}
+    const store = {countByState: none, countWaiting: none, health: none, runs: {list: none}}
     const metrics = makeMetrics({store, version: '1.2.3', log: silentLogger})
     const app = buildServer({log: silentLogger, routes: [metrics.routes]})
     const {body} = await app.inject('/metrics')

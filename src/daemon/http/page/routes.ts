@@ -7,7 +7,8 @@
  * | `/`               | the page, where `Accept` names `text/html`                   |
  * | `/ui/<asset>`     | its style, its modules, its icon                             |
  * | `/ui/status.json` | counters of the server; asked for every second               |
- * | `/ui/images.json` | the images, with where they were found and their versions    |
+ * | `/ui/images.json` | the images, with where they were found and their versions;   |
+ * |                   | the private ones only for whom they are shown                |
  */
 import type {IncomingMessage, ServerResponse} from 'node:http'
 import {setImmediate} from 'node:timers/promises'
@@ -28,12 +29,14 @@ export type PageFigures = {
   maxRangeBytes: number
   /** Whether an answer with a whole image is refused. */
   requiresRange: boolean
-  /** Whether private images are given out for a lease only. */
+  /** Whether private images are shown only to who has a token for leases, and read with a lease. */
   needsLease: boolean
 }
 
 export type PageOptions = {
   streams: Pick<Streams, 'list' | 'versions'>
+  /** Whether who shows this `Authorization` may see the private images; the answer may change with a reload. */
+  maySeePrivate: (authorization: string | undefined) => boolean
   /** Called for each `/ui/status.json`; must be cheap. */
   figures: () => PageFigures
   /** Of this program. */
@@ -71,12 +74,15 @@ const imagesAtOnce = 16
 /** Reads the assets, once; throws when the installation lacks one. */
 export function openPage(o: PageOptions): Page {
   const assets = readAssets()
-  let listed: {listing: Promise<Listing>; atMs: number} | undefined
-  const list = (): Promise<Listing> => {
+  const listed = new Map<boolean, {listing: Promise<Listing>; atMs: number}>()
+  const list = (authorization: string | undefined): Promise<Listing> => {
     const nowMs = performance.now()
-    if (!listed || nowMs - listed.atMs > listEveryMs)
-      listed = {listing: listImages(o.streams), atMs: nowMs}
-    return listed.listing
+    const withPrivate = o.maySeePrivate(authorization)
+    const before = listed.get(withPrivate)
+    if (before && nowMs - before.atMs <= listEveryMs) return before.listing
+    const listing = listImages(o.streams, withPrivate)
+    listed.set(withPrivate, {listing, atMs: nowMs})
+    return listing
   }
   const page: Page = {
     handle({path, request, response}) {
@@ -95,7 +101,9 @@ export function openPage(o: PageOptions): Page {
         case '/ui/status.json':
           return reply(request, json(status(o)), 200)
         case '/ui/images.json':
-          return list().then(({asset, status}) => reply(request, asset, status))
+          return list(textOf(request.headers['authorization'])).then(({asset, status}) =>
+            reply(request, asset, status, {vary: 'Authorization'}),
+          )
         default: {
           const asset = assets.files.get(request.path)
           return asset && reply(request, asset, 200)
@@ -104,6 +112,10 @@ export function openPage(o: PageOptions): Page {
     },
   }
   return page
+}
+
+function textOf(header: string | string[] | undefined): string | undefined {
+  return typeof header === 'string' ? header : undefined
 }
 
 function write(response: ServerResponse, {status, headers, body}: PageAnswer): void {
@@ -189,9 +201,12 @@ function status({figures, version}: PageOptions): unknown {
 
 type Listing = {asset: Asset; status: 200 | 503}
 
-async function listImages(streams: PageOptions['streams']): Promise<Listing> {
+async function listImages(streams: PageOptions['streams'], withPrivate: boolean): Promise<Listing> {
   try {
-    const {images, problems} = streams.list()
+    const list = streams.list()
+    const images = withPrivate ? list.images : list.images.filter(({isPublic}) => isPublic)
+    // What is left out may be private.
+    const problems = withPrivate ? list.problems : []
     const described: unknown[] = []
     for (const image of images.slice(0, imagesMax)) {
       if (described.length % imagesAtOnce === imagesAtOnce - 1) await setImmediate()

@@ -67,6 +67,8 @@ async function readHealth(store: Pick<Store, 'health'>): Promise<Health> {
           free_bytes: space.freeBytes,
           total_bytes: space.totalBytes,
           reserve_bytes: space.reserveBytes,
+          waiting_images: space.waitingImages,
+          ...(space.isOk ? {} : {detail: lowText(space)}),
         },
       },
     }
@@ -74,4 +76,9 @@ async function readHealth(store: Pick<Store, 'health'>): Promise<Health> {
     const {code, message, hint} = errorToJson(toImgstoreError(thrown))
     return {isOk: false, checks: {database: {status: 'fail', detail: message, code, hint}}}
   }
+}
+
+function lowText({waitingImages}: Awaited<ReturnType<Store['health']>>['space']): string {
+  const who = waitingImages === 1 ? '1 image waits' : `${waitingImages} images wait`
+  return `free space is below the reserve and ${who} for more; \`imgstore cleanup\` may free some`
 }

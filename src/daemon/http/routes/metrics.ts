@@ -5,10 +5,10 @@
 import {Counter, Gauge, Histogram, Registry, collectDefaultMetrics} from 'prom-client'
 import {imageStates, type RunEvent} from '../../../core/image.ts'
 import type {Logger} from '../../../core/log.ts'
-import type {Store} from '../../../core/store.ts'
+import {waitReasons, type Store} from '../../../core/store.ts'
 import type {Routes} from '../server.ts'
 
-export type MetricsStore = Pick<Store, 'countByState' | 'health'> & {
+export type MetricsStore = Pick<Store, 'countByState' | 'countWaiting' | 'health'> & {
   runs: Pick<Store['runs'], 'list'>
 }
 
@@ -119,6 +119,17 @@ function storeGauges(
     help: 'Free space in the file system of the store.',
     registers,
   })
+  const reserveBytes = new Gauge({
+    name: 'imgstore_space_reserve_bytes',
+    help: 'Free space in the file system of the store below which new work waits.',
+    registers,
+  })
+  const waitingImages = new Gauge({
+    name: 'imgstore_waiting_images',
+    help: 'Images whose run waits, by what for: room on the disk, or the next attempt.',
+    labelNames: ['reason'],
+    registers,
+  })
   const isUp = new Gauge({
     name: 'imgstore_store_up',
     help: '1 while the store could be read for this answer; what is read from it is absent otherwise.',
@@ -126,20 +137,24 @@ function storeGauges(
   })
   return async () => {
     try {
-      const [counts, runs, {space}] = await Promise.all([
+      const [counts, waits, runs, {space}] = await Promise.all([
         o.store.countByState(),
+        o.store.countWaiting(),
         o.store.runs.list({isOpen: true, limit: runsMax}),
         o.store.health(),
       ])
       for (const state of imageStates) images.set({state}, counts[state])
       runsActive.set(runs.filter((run) => run.status === 'running').length)
       freeBytes.set(space.freeBytes)
+      reserveBytes.set(space.reserveBytes)
+      for (const reason of waitReasons) waitingImages.set({reason}, waits[reason])
       isUp.set(1)
     } catch (error) {
       // The process's own numbers are wanted most when the store is in trouble.
       o.log.warn({error}, 'metrics were read without the store')
-      for (const gauge of [runsActive, freeBytes]) gauge.remove()
+      for (const gauge of [runsActive, freeBytes, reserveBytes]) gauge.remove()
       images.reset()
+      waitingImages.reset()
       isUp.set(0)
     }
   }

@@ -6,7 +6,7 @@
  * Source: streaming specification, section 6.2.
  */
 import {ImgstoreError, errorToJson} from '../../../core/errors.ts'
-import type {LogFields, Logger} from '../../../core/log.ts'
+import {plainJson, type LogFields, type Logger} from '../../../core/log.ts'
 import {defaultTarget, type LogFilter} from './log-filter.ts'
 
 /** Which request a line is about. */
@@ -54,7 +54,7 @@ export function makeServeLog(o: {
   const line = (rank: number, message: string, fields: LogFields, span = ''): void => {
     if (filter.rank < rank) return
     const level = levels[rank] ?? ''
-    const json = JSON.stringify({message, ...cleanFields(fields)})
+    const json = plainJson(JSON.stringify({message, ...cleanFields(fields)}))
     o.write(
       `{"timestamp":"${stamp()}","level":"${level}","fields":${json},"target":"${target}"${span}}\n`,
     )

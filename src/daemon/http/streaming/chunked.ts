@@ -5,7 +5,7 @@
  */
 import {decideConditions} from '../../../core/http-conditions.ts'
 import {formatHttpDate} from '../../../core/http-date.ts'
-import type {FoundChunked} from '../../../core/stream.ts'
+import type {FoundChunked, OpenedFile} from '../../../core/stream.ts'
 import {isChunkName} from '../../../core/stream-ids.ts'
 import {answerBusy, answerError, answerPreflight, mayRead} from './answers.ts'
 import {privateCacheControl} from './bytes.ts'
@@ -34,8 +34,16 @@ export function answerChunked(exchange: Exchange): void {
   }
   const found = openChunked(exchange, names)
   if (!found) return
-  const isTaken = answerWith(exchange, names, found)
-  if (!isTaken) found.file.release()
+  const {isPublic, file} = found
+  // Asked first: who may not read an image does not learn which of its chunks are there.
+  if (!mayRead(exchange, names.image, isPublic)) {
+    file?.release()
+  } else if (!file) {
+    answerError(exchange, 404)
+  } else {
+    const isTaken = answerWith(exchange, names, {isPublic, file})
+    if (!isTaken) file.release()
+  }
 }
 
 const none: readonly string[] = []
@@ -52,9 +60,12 @@ function openChunked(exchange: Exchange, names: Names): FoundChunked | undefined
 }
 
 /** Answers; true when the file was handed to a sender, which then releases it. */
-function answerWith(exchange: Exchange, names: Names, {isPublic, file}: FoundChunked): boolean {
+function answerWith(
+  exchange: Exchange,
+  names: Names,
+  {isPublic, file}: {isPublic: boolean; file: OpenedFile},
+): boolean {
   const {headers, isHead} = exchange
-  if (!mayRead(exchange, names.image, isPublic)) return false
   const isChunk = names.chunk !== undefined
   if (isChunk && file.size > exchange.door.options.maxChunkBytes) {
     answerError(exchange, 413)

@@ -34,11 +34,13 @@ import type {OpenFastSender, SendJob} from './sender.ts'
 /** Bodies up to this size are copied: up to here it costs no more than sendfile(2) (bench/streaming). */
 const copiedBytesMax = 32 * 1024
 /**
- * What one turn of the event loop sends on one connection at most. With 64 connections larger slices are slower, as the
- * kernel answers a client's acknowledgements in this process for as long as it sends: 1 MiB ranges took twice the
- * processor time with slices of 2 MiB, and half as much again with 512 KiB (bench/streaming).
+ * What one turn of the event loop sends on one connection at most: of a long body more, as each slice has its cost. With
+ * 64 connections larger slices are slower where the kernel answers a client's acknowledgements in this process for as long
+ * as it sends: with bbr 1 MiB ranges took twice the processor time with slices of 2 MiB (bench/streaming).
  */
 const sliceBytes = 256 * 1024
+const longSliceBytes = 2 * 1024 * 1024
+const longBodyBytes = 4 * 1024 * 1024
 /** What is waited for when the disk is slow, and how long it is given before. */
 const coldSliceBytes = 128 * 1024
 const coldWaitMs = 2
@@ -200,6 +202,7 @@ const waitingCountMax = 64
 class Delivery {
   readonly #job: SendJob
   #position: number
+  readonly #sliceBytes: number
   /** Whether the file system cannot do sendfile(2). */
   #mustCopy = false
   /** How often it has looked for the same pages in vain. */
@@ -210,6 +213,7 @@ class Delivery {
   constructor(job: SendJob) {
     this.#job = job
     this.#position = job.start
+    this.#sliceBytes = job.end - job.start < longBodyBytes ? sliceBytes : longSliceBytes
   }
 
   begin(): void {
@@ -238,7 +242,7 @@ class Delivery {
       this.#sendTail()
       return
     }
-    const asked = this.#bytesInMemory(Math.min(sliceBytes, left))
+    const asked = this.#bytesInMemory(Math.min(this.#sliceBytes, left))
     if (asked === 0) {
       setTimeout(this.#nextStep, coldWaitMs)
       return
@@ -262,15 +266,28 @@ class Delivery {
   /** How much of the next `length` bytes to send now: nothing while they are on their way from the disk. */
   #bytesInMemory(length: number): number {
     const {fd} = this.#job.file
-    const isEndThere = isInMemory(fd, this.#position + length - 1)
-    if (isEndThere && (length <= coldSliceBytes || isInMemory(fd, this.#position))) {
+    const warm = this.#warmBytes(length)
+    if (warm > 0) {
       this.#coldWaits = 0
-      return length
+      return warm
     }
-    if (this.#coldWaits === 0) readAhead(fd, this.#position, length)
+    if (this.#coldWaits === 0) readAhead(fd, this.#position, Math.min(length, sliceBytes))
     if (++this.#coldWaits <= coldWaitsMax) return 0
     this.#coldWaits = 0
     return Math.min(length, coldSliceBytes)
+  }
+
+  /** How many of the next `length` bytes are in memory, looked at from both ends of each short slice. */
+  #warmBytes(length: number): number {
+    const {fd} = this.#job.file
+    for (let done = 0; done < length; done += sliceBytes) {
+      const end = Math.min(length, done + sliceBytes)
+      const isWarm =
+        isInMemory(fd, this.#position + end - 1) &&
+        (end - done <= coldSliceBytes || isInMemory(fd, this.#position + done))
+      if (!isWarm) return done
+    }
+    return length
   }
 
   #sendfile(fd: number, length: number): number {

@@ -66,8 +66,12 @@ export async function openStreaming(o: StreamingOptions): Promise<Streaming> {
   const page = settings.page
     ? openPage({
         streams: {
-          list: () => withoutPrivate(o.streams.list(), door),
+          list: () => o.streams.list(),
           versions: (id) => o.streams.versions(id),
+        },
+        maySeePrivate: (authorization) => {
+          const {leases} = door.options
+          return !leases || leases.isIssuer(authorization) === 'yes'
         },
         version: o.version,
         figures: () => figuresOf(door),
@@ -118,15 +122,6 @@ export async function openStreaming(o: StreamingOptions): Promise<Streaming> {
   }
 }
 
-/** What a visitor of the page may see, who shows no credentials: where private images need a lease, not those. */
-function withoutPrivate(
-  list: ReturnType<Streams['list']>,
-  door: Door,
-): ReturnType<Streams['list']> {
-  if (!door.options.leases) return list
-  return {images: list.images.filter(({isPublic}) => isPublic), problems: []}
-}
-
 /** What the page shows. */
 function figuresOf({options, permits, metrics}: Door): PageFigures {
   const {requests, refused, sentBytes} = metrics.totals()
@@ -138,7 +133,7 @@ function figuresOf({options, permits, metrics}: Door): PageFigures {
     sentBytesTotal: sentBytes,
     maxRangeBytes: options.policy.maxRangeBytes,
     requiresRange: options.policy.requireRange,
-    needsLease: options.leases !== undefined,
+    needsLease: options.leases?.canIssue === true,
   }
 }
 

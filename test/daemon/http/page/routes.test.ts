@@ -33,6 +33,7 @@ function options(o: Partial<PageOptions> = {}): PageOptions {
       requiresRange: false,
       needsLease: true,
     }),
+    maySeePrivate: () => true,
     version: '1.2.3',
     ...o,
   }
@@ -155,6 +156,23 @@ describe('routes of the page', () => {
       refused_total: 1,
       sent_bytes_total: 12345,
     })
+  })
+
+  it('lists private images, and what is left out, only for whom they are shown', async () => {
+    const o = options({maySeePrivate: (authorization) => authorization === 'Bearer yes'})
+    const listed = async (headers: Record<string, string>): Promise<number> => {
+      const answer = await get('/ui/images.json', headers, o)
+      expect(answer?.headers).to.include({vary: 'Authorization'})
+      const {images_total, left_out} = JSON.parse(String(answer?.body)) as {
+        images_total: number
+        left_out: string[]
+      }
+      return images_total + left_out.length
+    }
+    expect(await listed({})).to.equal(0)
+    expect(await listed({authorization: 'Bearer no'})).to.equal(0)
+    expect(await listed({authorization: 'Bearer yes'})).to.equal(2)
+    expect(await listed({})).to.equal(0)
   })
 
   it('lists the images with their origin and versions, and no path of the host', async () => {

@@ -106,6 +106,9 @@ describe('leases of private images', () => {
       expect(body.header('Cache-Control')).to.equal('private, no-store, no-transform')
       expect((await scene.get('/v1/images/open')).status).to.equal(200)
       expect((await scene.get('/v1/images/none')).status).to.equal(404)
+      const absent = '/v1/images/closed/chunked/chunks/1.bin'
+      expectRefusal(await scene.get(absent), 401)
+      expect((await scene.get(`${absent}${query}`)).status).to.equal(404)
       expect(JSON.stringify(scene.log)).to.not.contain(query)
     })
   })

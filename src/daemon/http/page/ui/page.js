@@ -3,6 +3,7 @@
  *
  * @import {Listing, Manner} from './images.js'
  */
+import {credentials} from './credentials.js'
 import {byId, setText} from './dom.js'
 import {filterImages, showImages} from './images.js'
 import {startLive} from './live.js'
@@ -39,7 +40,7 @@ async function list() {
   isListing = true
   listedMs = performance.now()
   try {
-    const response = await fetch('ui/images.json', {cache: 'no-cache'})
+    const response = await fetch('ui/images.json', {cache: 'no-cache', headers: credentials()})
     /** @type {unknown} */
     const json = await response.json()
     const answer = /** @type {Listing | {error: string}} */ (json)
@@ -65,6 +66,7 @@ function show() {
 
 setText(byId('host', HTMLElement), location.host)
 byId('filter', HTMLInputElement).addEventListener('input', filterImages)
+byId('token', HTMLInputElement).addEventListener('change', () => void list())
 startViewer()
 startLive({
   onStatus(status) {
@@ -73,6 +75,7 @@ startLive({
     const next = {requiresRange: status.requires_range, needsLease: status.needs_lease}
     if (JSON.stringify(next) !== JSON.stringify(manner)) {
       manner = next
+      byId('token-field', HTMLElement).hidden = !next.needsLease
       show()
       if (listing) offerImages(listing.images)
     }

@@ -5,6 +5,7 @@
  * @import {Target} from './reader.js'
  */
 import {imageUrl, manifestUrl} from './addresses.js'
+import {credentials} from './credentials.js'
 import {byId, make, setText} from './dom.js'
 import {formatBytes} from './figures.js'
 import {versionName} from './images.js'
@@ -86,7 +87,6 @@ function showChoices() {
   options.push(make('option', {value: plainValue}, 'headers and lengths'))
   select('proof-check').replaceChildren(...options)
   if (options.some(({value}) => value === chosen)) select('proof-check').value = chosen
-  byId('proof-token-field', HTMLElement).hidden = !(server.needsLease && image?.public === false)
   showSizes()
 }
 
@@ -186,31 +186,16 @@ async function makeTarget(image, signal) {
 }
 
 /**
- * Whether a person has a lease already, rather than a token to ask for one with.
- *
- * @param {string} text
- */
-const isLease = (text) => /^v1\.[\w-]+\.[\w-]+$/.test(text)
-
-/**
  * The address of a private image that works for some minutes.
  *
  * @param {string} url of the image
  * @param {AbortSignal} signal
  */
 async function askLease(url, signal) {
-  const token = byId('proof-token', HTMLInputElement).value.trim()
-  if (isLease(token)) return `${url}?cap=${token}`
-  const headers = token === '' ? undefined : {authorization: `Bearer ${token}`}
-  const response = await fetch(`${url}/lease`, {
-    method: 'POST',
-    signal,
-    ...(headers && {headers}),
-  })
+  const response = await fetch(`${url}/lease`, {method: 'POST', signal, headers: credentials()})
   if (response.status === 401 || response.status === 403)
     throw new Error('This image needs a lease, and the token does not get one.')
-  if (response.status === 404)
-    throw new Error('This server gives out no leases itself: enter one that you have.')
+  if (response.status === 404) throw new Error('There is no such image any more.')
   if (!response.ok) throw new Error(`The lease failed: answer ${response.status}.`)
   /** @type {unknown} */
   const json = await response.json()
