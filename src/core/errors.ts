@@ -153,7 +153,7 @@ export const errorTable = {
   }),
   file_not_found: row<{path: string}>({
     message: (d) => `there is no file ${quote(d.path)}`,
-    hint: 'Check the path and its spelling.',
+    hint: 'Check the path: it is taken from the working directory.',
     fault: 'user',
     retry: 'never',
     exit: 10,
@@ -272,8 +272,8 @@ export const errorTable = {
   file_busy: row<{path: string}>({
     message: (d) => `another program is writing ${d.path} just now`,
     hint: 'Wait for it to end, or choose another name.',
-    fault: 'user',
-    retry: 'never',
+    fault: 'host',
+    retry: 'backoff',
     exit: 11,
     http: 409,
     grpc: 'aborted',
