@@ -151,6 +151,15 @@ export const errorTable = {
     http: 404,
     grpc: 'not_found',
   }),
+  file_not_found: row<{path: string}>({
+    message: (d) => `there is no file ${quote(d.path)}`,
+    hint: 'Check the path: it is taken from the working directory.',
+    fault: 'user',
+    retry: 'never',
+    exit: 10,
+    http: 404,
+    grpc: 'not_found',
+  }),
   // busy
   name_taken: row<{name: string; difference: string}>({
     message: (d) => `the name ${quote(d.name)} is taken by an image with another ${d.difference}`,
@@ -251,7 +260,52 @@ export const errorTable = {
     http: 409,
     grpc: 'failed_precondition',
   }),
+  file_exists: row<{path: string}>({
+    message: (d) => `${d.path} is there already`,
+    hint: 'Choose another name, or give --force to replace it.',
+    fault: 'user',
+    retry: 'never',
+    exit: 11,
+    http: 409,
+    grpc: 'already_exists',
+  }),
+  file_busy: row<{path: string}>({
+    message: (d) => `another program is writing ${d.path} just now`,
+    hint: 'Wait for it to end, or choose another name.',
+    fault: 'host',
+    retry: 'backoff',
+    exit: 11,
+    http: 409,
+    grpc: 'aborted',
+  }),
+  store_exists: row<{path: string; images: number}>({
+    message: (d) => `the database ${d.path} has images already (${d.images})`,
+    hint: 'Give --force to put the backup in its place; the old database is kept beside it.',
+    fault: 'user',
+    retry: 'never',
+    exit: 11,
+    http: 409,
+    grpc: 'already_exists',
+  }),
+  store_in_use: row<{path: string; by: string}>({
+    message: (d) => `the database ${d.path} is in use by ${d.by}`,
+    hint: 'Stop it (`systemctl stop imgstore-worker`), then try again.',
+    fault: 'user',
+    retry: 'never',
+    exit: 11,
+    http: 409,
+    grpc: 'failed_precondition',
+  }),
   // integrity
+  backup_invalid: row<{path: string; reason: string}>({
+    message: (d) => `${d.path} cannot be restored: ${printable(d.reason)}`,
+    hint: 'Nothing was changed. Take another backup, or copy this one again from where it is whole.',
+    fault: 'user',
+    retry: 'never',
+    exit: 12,
+    http: 422,
+    grpc: 'data_loss',
+  }),
   digest_mismatch: row<{expected: string; actual: string; sizeBytes: number}>({
     message: (d) =>
       `the content has digest sha256:${d.actual}, expected sha256:${d.expected} (${d.sizeBytes} bytes read)`,
@@ -283,8 +337,8 @@ export const errorTable = {
     grpc: 'unavailable',
   }),
   source_unavailable: row<{url: string; reason: string; retryAfterMs?: number}>({
-    message: (d) => `cannot read ${d.url}: ${d.reason}`,
-    hint: 'The source or the network is in trouble. It is tried again by itself; after that, `imgstore retry NAME`.',
+    message: (d) => `${d.url} is not available: ${d.reason}`,
+    hint: 'The server or the network is in trouble. It is tried again by itself; after that, `imgstore retry NAME`.',
     fault: 'source',
     retry: 'backoff',
     exit: 13,
@@ -630,11 +684,24 @@ export function asPassing(error: ImgstoreError): ImgstoreError {
   return new ImgstoreError(error.code, error.details, {cause: error, retry: 'backoff'})
 }
 
-/** Any thrown value as an `ImgstoreError`; what is not one already becomes `internal`. */
+/**
+ * Any thrown value as an `ImgstoreError`; what is not one already becomes `internal`. Only what the system itself said
+ * no to, at a place where nobody expected it, is no bug: a directory where a file belongs, a pipe, a dead disk.
+ */
 export function toImgstoreError(error: unknown): ImgstoreError {
   if (error instanceof ImgstoreError) return error
+  const refused = refusedPath(error)
+  if (refused) return fromSystemError(error, refused.path, refused.syscall)
   const reason = error instanceof Error ? error.message : String(error)
   return fail('internal', {reason}, {cause: error})
+}
+
+/** What a system call on a path said no to; an error of a descriptor that is not open is a bug of ours. */
+function refusedPath(error: unknown): {path: string; syscall: string} | undefined {
+  if (!(error instanceof Error)) return undefined
+  const {path, syscall} = error as {path?: unknown; syscall?: unknown}
+  if (syscall === 'uv_cwd') return {path: 'the working directory', syscall}
+  return typeof path === 'string' && typeof syscall === 'string' ? {path, syscall} : undefined
 }
 
 /** The shape in which a failure leaves the program as JSON. */
@@ -651,8 +718,17 @@ export function errorToJson(error: ImgstoreError): ErrorJson {
 
 /** The `code` of a Node system error (`ENOENT` …), or undefined for anything else. */
 export function systemCode(error: unknown): string | undefined {
-  if (error instanceof Error && 'code' in error && typeof error.code === 'string') return error.code
-  return undefined
+  if (!(error instanceof Error && 'code' in error && typeof error.code === 'string'))
+    return undefined
+  if (!/^unknown/i.test(error.code) || !('errno' in error)) return error.code
+  return unnamed[-Number(error.errno)] ?? error.code
+}
+
+/** What disks say and libuv has no name for (`UNKNOWN`, `Unknown system error -122`): asm-generic/errno.h of Linux. */
+const unnamed: Readonly<Record<number, string>> = {
+  117: 'EUCLEAN',
+  121: 'EREMOTEIO',
+  122: 'EDQUOT',
 }
 
 /**

@@ -52,12 +52,15 @@ function redactText(text: string): string {
  * Cost: linear; patterns that look for an address from every letter on are not, and there are words of 100 KB.
  */
 export function withoutSecrets(text: string, {isTyped = false} = {}): string {
-  if (!text.includes('://') && !(isTyped && text.includes('@'))) return text
+  if (!text.includes('://') && !(isTyped && text.includes(':'))) return text
   if (isTyped && /^\s*[a-z0-9+.-]*:?\/\//i.test(text)) return redactIfNeeded(text)
   return text.replaceAll(/[^\s"'<>\\]+/g, (word) => {
     if (word.includes('://')) return redactWord(word)
     const colon = word.indexOf(':')
-    return isTyped && colon >= 0 && word.includes('@', colon) ? '***' : word
+    if (!isTyped || colon < 0) return word
+    if (word.includes('@', colon)) return '***'
+    // An address that was taken for a path has lost a slash.
+    return word.includes(':/') ? word.replace(/[?#].*$/s, '?***') : word
   })
 }
 

@@ -2,12 +2,12 @@
  * Every setting: its type, default, bounds, names and meaning. Flags, environment names, keys of the config file,
  * validation and docs/settings.md derive from this table. Nothing else in the program reads the environment.
  */
-import {existsSync, readFileSync} from 'node:fs'
+import {existsSync} from 'node:fs'
 import {dirname, join, resolve} from 'node:path'
 import {fail, printable} from './errors.ts'
 import {backends} from './image.ts'
 import {GiB, MiB, TiB, profiles} from './limits.ts'
-import {logLevels} from './log.ts'
+import {logLevels, withoutSecrets} from './log.ts'
 import {
   formatValue,
   parseValue,
@@ -15,6 +15,7 @@ import {
   type SettingValue,
   type ValueOf,
 } from './setting-values.ts'
+import {readSmallFile} from './small-file.ts'
 
 /** One row of the table. `flag` is the command-line name; without it the setting has none. */
 export type SettingSpec = SettingKind & {
@@ -684,6 +685,14 @@ export const settingTable = define({
     env: ['IMGSTORE_STALE_AFTER'],
     doc: 'Age at which cleanup removes parts and staging trees that no run needs.',
   },
+  keepEventsMs: {
+    kind: 'duration',
+    default: 720 * HOUR,
+    min: 0,
+    max: 87_600 * HOUR,
+    env: ['IMGSTORE_KEEP_EVENTS'],
+    doc: 'Age at which a worker and cleanup forget runs that are over, with their events; the last run of each image stays.',
+  },
   spaceReserveBytes: {
     kind: 'bytes',
     min: 0,
@@ -833,7 +842,9 @@ function findValue(
     const value = env[name]
     if (value === undefined || (value === '' && !spec.refusesEmpty)) continue
     if (parseValue(spec, value) !== undefined) return {raw: value, from: name}
-    const shown = spec.isSecret ? '***' : printable(JSON.stringify(value))
+    const shown = spec.isSecret
+      ? '***'
+      : printable(JSON.stringify(withoutSecrets(value, {isTyped: true})))
     warnings.push(`${name}=${shown} is ignored; expected ${expectation(spec)}`)
   }
   if (file && Object.hasOwn(file.values, key)) return {raw: file.values[key], from: file.path}
@@ -854,7 +865,7 @@ function readConfig(
   if (!config) return undefined
   let text: string
   try {
-    text = readFileSync(config.path, 'utf8')
+    text = readSmallFile(config.path)
   } catch (error) {
     if (!config.isRequired) return undefined
     const reason = error instanceof Error ? error.message : String(error)
@@ -884,6 +895,12 @@ function readConfig(
       throw fail('unknown_setting', {setting: key, from: config.path})
   }
   return {path: config.path, values: values as Record<string, unknown>}
+}
+
+/** A setting's value as it may be seen: no secret, and no address with its password. */
+export function shownValue(spec: SettingSpec, value: SettingValue | undefined): string {
+  if (value === undefined) return ''
+  return spec.isSecret ? '***' : withoutSecrets(formatValue(spec, value), {isTyped: true})
 }
 
 /** What a value must look like, for messages and docs: "a size from 1 to 256 GiB". */

@@ -1,8 +1,8 @@
-import {formatValue} from '../core/setting-values.ts'
 import {
   settingKeys,
   settingTable,
   type SettingKey,
+  shownValue,
   type SettingSpec,
   type Settings,
 } from '../core/settings.ts'
@@ -55,6 +55,5 @@ function isSame(a: unknown, b: unknown): boolean {
 }
 
 function shown(key: SettingKey, value: Settings[SettingKey]): string {
-  const spec: SettingSpec = settingTable[key]
-  return spec.isSecret === true ? '***' : formatValue(spec, value)
+  return shownValue(settingTable[key], value)
 }

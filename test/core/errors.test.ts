@@ -95,6 +95,18 @@ describe('failures', () => {
   })
 })
 
+describe('a system error', () => {
+  it('of a quota is no space, though libuv has no name for it', () => {
+    for (const code of ['UNKNOWN', 'Unknown system error -122']) {
+      const error = Object.assign(new Error('unknown error'), {code, errno: -122})
+      expect(fromSystemError(error, '/p', 'write')).to.include({code: 'no_space', exit: 14})
+      expect(fromSystemError(error, '/p', 'write').message).to.contain('EDQUOT')
+    }
+    const other = Object.assign(new Error('unknown error'), {code: 'UNKNOWN', errno: -999})
+    expect(fromSystemError(other, '/p', 'write')).to.include({code: 'io_failed'})
+  })
+})
+
 describe('quoted text', () => {
   it('never holds a character that acts on a terminal', () => {
     const text = fc.string({

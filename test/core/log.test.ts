@@ -95,6 +95,7 @@ describe('texts with addresses in them', () => {
       `http:/me:${secret}@host`,
       ` http://me:${secret} b@host/`,
       `//me:${secret}@host`,
+      `/home/https:/host/a?X-Amz-Signature=${secret}#b`,
     ])
       expect(withoutSecrets(text, {isTyped: true}), text).not.to.include(secret)
   })

@@ -13,6 +13,7 @@ import {until, useScenes, type Ran, type Scene} from '../support/program.ts'
 import {requires} from '../support/requires.ts'
 import {
   failpointsOfSources,
+  isOfBackups,
   isOfPublishing,
   namesOfManyFailpoints,
 } from '../support/source-failpoints.ts'
@@ -86,6 +87,9 @@ function damageBlob({scene, image}: Stage): void {
   bytes[700] = (bytes[700] ?? 0) ^ 1
   writeFileSync(path, bytes)
 }
+
+/** What happens when a database is made, or an older one brought up to date. */
+const migrating = ['db.migration_done', 'db.migrated']
 
 /** Places on the straight way from a URL to a mounted tree, where a worker dies. */
 const straight = [
@@ -277,6 +281,9 @@ const cases: Record<string, Case[]> = {
           : []),
       ],
     ]),
+  ),
+  ...Object.fromEntries(
+    migrating.map((name) => [name, one('making a store', {act: ['fetch'], again: ['fetch']})]),
   ),
   'images.registered': one('a command that fetches', {act: ['fetch'], again: ['fetch']}),
   'images.asked': [
@@ -522,8 +529,10 @@ describe('dying at every failpoint', function () {
   )
 
   it('has a scenario for each failpoint of the sources, and none for another', () => {
-    // test/crash/publish.test.ts has the others.
-    const names = failpointsOfSources().filter((name) => !isOfPublishing(name))
+    // test/crash/publish.test.ts and test/crash/backup.test.ts have the others.
+    const names = failpointsOfSources().filter(
+      (name) => !isOfPublishing(name) && !isOfBackups(name),
+    )
     expect(names).to.have.length.greaterThan(30)
     const covered = new Set(all.map(([name]) => name))
     expect([...covered].sort()).to.deep.equal(names)

@@ -54,11 +54,23 @@ describe('many processes on one store', function () {
     const images = await enqueue(scene, server, shells)
     const workers = Array.from({length: workerCount}, () => scene.start(['worker']))
     const trouble = makeTrouble(workers, clock)
-    const crowd = useCommands(scene, [...images.keys()], () => trouble.isOver)
-    const isUp = (): boolean => imagesOf(scene).every(({state}) => state === 'ACTIVE')
-    await until('all images to be ACTIVE', isUp, isLong ? 3_600_000 : 150_000)
-    const {stops, jumps, stacked} = await trouble.end()
-    const commands = await crowd
+    let commands = 0
+    const isUp = (): boolean => {
+      const states = imagesOf(scene).map(({state}) => state)
+      expect(states, 'an image').not.to.include('FAILED')
+      return states.every((state) => state === 'ACTIVE')
+    }
+    const lookOn = async (): Promise<void> => {
+      await until('all images to be ACTIVE', isUp, isLong ? 3_600_000 : 150_000)
+      trouble.isOver = true
+    }
+    try {
+      const crowd = useCommands(scene, [...images.keys()], () => trouble.isOver)
+      ;[commands] = await Promise.all([crowd, lookOn()])
+    } finally {
+      await trouble.end()
+    }
+    const {stops, jumps, stacked} = trouble
     expect(stacked, 'mounts upon mounts').to.deep.equal([])
     expectOneRunEach(scene, [...images.keys()])
 
@@ -154,13 +166,28 @@ async function enqueue(
   return images
 }
 
+type Trouble = {
+  isOver: boolean
+  stops: number
+  jumps: number
+  /** Places of images that had more than one mount. */
+  stacked: string[]
+  end(): Promise<void>
+}
+
 /** Stops workers past their leases and sets their clock, until it is ended; looks for doubled mounts all the while. */
-function makeTrouble(
-  workers: Running[],
-  clock: SetClock,
-): {isOver: boolean; end(): Promise<{stops: number; jumps: number; stacked: string[]}>} {
+function makeTrouble(workers: Running[], clock: SetClock): Trouble {
   const random = randomOf(faultSeed)
-  const trouble = {isOver: false, stops: 0, jumps: 0, stacked: [] as string[]}
+  const trouble: Trouble = {
+    isOver: false,
+    stops: 0,
+    jumps: 0,
+    stacked: [],
+    end: async () => {
+      trouble.isOver = true
+      await Promise.all([...stopping, jumping, looking])
+    },
+  }
   const stopping = workers.map(async (worker) => {
     while (!trouble.isOver) {
       await sleep(200 + random() * 1800)
@@ -187,16 +214,7 @@ function makeTrouble(
       await sleep(100)
     }
   })()
-  return {
-    get isOver() {
-      return trouble.isOver
-    },
-    end: async () => {
-      trouble.isOver = true
-      await Promise.all([...stopping, jumping, looking])
-      return trouble
-    },
-  }
+  return trouble
 }
 
 /** Places of images where more than one thing is mounted. */

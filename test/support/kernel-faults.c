@@ -4,8 +4,8 @@
  * calls that a program finds by dlsym, and children that are started without our environment.
  *
  * KERNEL_FAULTS=STATE|KIND|ERRNO|FIRST|COUNT|PATH: calls of KIND on files whose path holds PATH are numbered from 1,
- * over all processes, in the file STATE (two 64-bit numbers: calls, failures); numbers FIRST … FIRST + COUNT - 1 fail.
- * KIND is one of read, write, fsync, rename, create, mount.
+ * over all processes, in the file STATE (64-bit numbers: failures, then the calls of each kind); numbers FIRST … FIRST +
+ * COUNT - 1 fail. KIND is one of read, write, fsync, rename, create, mount; with * all are counted and none fails.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -22,9 +22,10 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+static const char *kinds[] = {"read", "write", "fsync", "rename", "create", "mount"};
 struct state {
-  uint64_t calls;
   uint64_t failures;
+  uint64_t calls[6];
 };
 static struct state *state;
 static char kind[16], part[512];
@@ -48,10 +49,17 @@ __attribute__((constructor)) static void begin(void) {
   if (map != MAP_FAILED) state = map;
 }
 
+static int is_meant(const char *what) {
+  return state != NULL && (strcmp(what, kind) == 0 || kind[0] == '*');
+}
+
 /* True when this call is one that fails; errno is then set. */
 static int fails_at(const char *what, const char *path) {
-  if (state == NULL || strcmp(what, kind) != 0 || path == NULL || strstr(path, part) == NULL) return 0;
-  uint64_t number = __atomic_add_fetch(&state->calls, 1, __ATOMIC_SEQ_CST);
+  if (!is_meant(what) || path == NULL || strstr(path, part) == NULL) return 0;
+  unsigned which = 0;
+  while (which < 5 && strcmp(kinds[which], what) != 0) which++;
+  uint64_t number = __atomic_add_fetch(&state->calls[which], 1, __ATOMIC_SEQ_CST);
+  if (kind[0] == '*') return 0;
   if (number < first || number - first >= count) return 0;
   __atomic_add_fetch(&state->failures, 1, __ATOMIC_SEQ_CST);
   errno = error_number;
@@ -60,7 +68,7 @@ static int fails_at(const char *what, const char *path) {
 
 static int fails_on(const char *what, int fd) {
   char name[40], path[4096];
-  if (state == NULL || strcmp(what, kind) != 0) return 0;
+  if (!is_meant(what)) return 0;
   int before = errno;
   snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
   ssize_t length = readlink(name, path, sizeof path - 1);
@@ -73,7 +81,7 @@ static int fails_on(const char *what, int fd) {
 /* A name below a directory descriptor. */
 static int fails_below(const char *what, int dir, const char *name) {
   char path[4096], link[40];
-  if (state == NULL || strcmp(what, kind) != 0) return 0;
+  if (!is_meant(what)) return 0;
   if (name[0] == '/') {
     /* What goes through /proc/self/fd/N/name is meant by what N is. */
     int fd, at = 0;

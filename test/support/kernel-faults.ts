@@ -21,8 +21,10 @@ export type KernelFault = {
 export type KernelFaults = {
   /** What to give to a program, with the counters at 0. */
   env(fault: KernelFault): Record<string, string>
-  /** Calls of the kind on such files so far, and how many of them failed. */
-  counts(): {calls: number; failures: number}
+  /** The same for a program of which every call on such files is counted, and none fails. */
+  countingEnv(path: string): Record<string, string>
+  /** Calls of each kind that is counted, and how many failed. */
+  counts(): Record<FaultKind, number> & {failures: number}
 }
 
 /** Call first in a `describe`: builds the library that fails, once, and takes it away at the end. */
@@ -38,16 +40,23 @@ export function useKernelFaults(): () => KernelFaults {
   let scenes = 0
   return () => {
     const state = join(dir, `state-${scenes++}`)
+    const begin = (...words: (string | number)[]): Record<string, string> => {
+      writeFileSync(state, Buffer.alloc(8 + 8 * faultKinds.length))
+      return {
+        LD_PRELOAD: join(dir, 'faults.so'),
+        KERNEL_FAULTS: [state, ...words].join('|'),
+      }
+    }
     return {
-      env: ({kind, errno, first, count, path}) => {
-        writeFileSync(state, Buffer.alloc(16))
-        const words = [state, kind, constants.errno[errno], first, count, path]
-        return {LD_PRELOAD: join(dir, 'faults.so'), KERNEL_FAULTS: words.join('|')}
-      },
+      env: ({kind, errno, first, count, path}) =>
+        begin(kind, constants.errno[errno], first, count, path),
+      countingEnv: (path) => begin('*', 0, 0, 0, path),
       counts: () => {
         const bytes = readFileSync(state)
-        const at = (offset: number): number => Number(bytes.readBigUInt64LE(offset))
-        return {calls: at(0), failures: at(8)}
+        const at = (index: number): number => Number(bytes.readBigUInt64LE(8 * index))
+        const calls = faultKinds.map((kind, index) => [kind, at(index + 1)] as const)
+        const counted = Object.fromEntries(calls) as Record<FaultKind, number>
+        return {...counted, failures: at(0)}
       },
     }
   }

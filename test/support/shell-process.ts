@@ -6,22 +6,32 @@ import type {FetchOptions} from '../../src/core/images/images.ts'
 import {toImgstoreError} from '../../src/core/errors.ts'
 import type {ImageStatus} from '../../src/core/image.ts'
 import {resolveSettings} from '../../src/core/settings.ts'
-import {openStore, type Store} from '../../src/core/store.ts'
+import {openStore, type CleanupItem, type Store} from '../../src/core/store.ts'
 import {shown, type Call, type Op} from './legal-orders.ts'
 
-export type Order = {op: Op; name: string; source?: {word: string; url: string; digest: string}}
+export type Order = {
+  op: Op
+  name: string
+  source?: {word: string; url: string; digest: string}
+  options?: Pick<FetchOptions, 'kind' | 'backend'>
+  /** Follow the image to the end of its run; the answer is then what came of it. */
+  isFollowed?: boolean
+}
 export type Asked = {shell: number; orders: Order[]; words: Record<string, string>}
 
 const nowMs = (): number => Number(process.hrtime.bigint()) / 1e6
 
-async function ask(store: Store, {op, name, source}: Order): Promise<ImageStatus | string> {
+async function ask(
+  store: Store,
+  {op, name, source, options}: Order,
+): Promise<ImageStatus | string> {
   const {images, maintenance} = store
   switch (op) {
     case 'fetch':
     case 'replace': {
       if (!source) throw new Error('what is to be fetched?')
-      const options: FetchOptions = {name, url: source.url, digest: source.digest}
-      const done = await images.fetch({...options, replace: op === 'replace'})
+      const asked: FetchOptions = {name, url: source.url, digest: source.digest, ...options}
+      const done = await images.fetch({...asked, replace: op === 'replace'})
       return Object.assign(done.status, {word: done.outcome})
     }
     case 'activate':
@@ -36,9 +46,13 @@ async function ask(store: Store, {op, name, source}: Order): Promise<ImageStatus
     case 'status':
       return await images.status(name)
     case 'cleanup':
-      await maintenance.cleanup({isDryRun: false})
-      return 'ok'
+      return cleaned((await maintenance.cleanup({isDryRun: false})).items)
   }
+}
+
+function cleaned(items: readonly CleanupItem[]): string {
+  const failed = items.filter(({error}) => error !== undefined)
+  return failed.length === 0 ? 'ok' : JSON.stringify(failed)
 }
 
 async function call(store: Store, order: Order, {shell, words}: Asked): Promise<Call> {
@@ -47,7 +61,10 @@ async function call(store: Store, order: Order, {shell, words}: Asked): Promise<
   let result: string
   try {
     const got = await ask(store, order)
-    if (typeof got === 'string') result = got
+    if (order.isFollowed) {
+      const {outcome, status} = await store.images.settle(order.name, {timeoutMs: 120_000})
+      result = `${outcome} ${status?.state ?? 'gone'}${status?.failed ? status.failed.message : ''}`
+    } else if (typeof got === 'string') result = got
     else {
       const {word = 'ok'} = got as {word?: string}
       result = shown(word, {goal: got.goal, source: words[got.digest] ?? got.digest})

@@ -33,6 +33,7 @@ export type RunRow = {
   goal: string
   status: string
   owner: string | null
+  finished_at: number | null
 }
 
 /** Reads rows of the store's database, past the program. */

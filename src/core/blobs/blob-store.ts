@@ -13,6 +13,7 @@ import {failpoint} from '../failpoint.ts'
 import {makeDirectory, syncDirectory, syncFile} from './durable.ts'
 import {blobName, blobsDirOf, noteName, partName, plainName, quarantineDirOf} from './layout.ts'
 import {parseBlobFileName, plainNoteName, type BlobFileKind} from './layout.ts'
+import {PartHashes} from './part-hashes.ts'
 import {beginPlain, readPlainNote, removePlainParts} from './plain.ts'
 import type {PlainNote, PlainWriter} from './plain.ts'
 import type {HashFileOptions} from './read.ts'
@@ -63,6 +64,11 @@ export type BlobStore = {
   beginPart(digest: Digest, options: BeginPartOptions): Promise<PartWriter>
   /** Every file in the blobs and quarantine directories, in no order. Files that vanish meanwhile are left out. */
   list(): AsyncIterable<BlobFile>
+  /**
+   * Makes a file the blob of that digest: whole, on the disk and found right by the caller, in this file system. What
+   * is there gives way. Durable when it returns. Errors: no_space, io_failed.
+   */
+  adopt(digest: Digest, path: string): Promise<void>
   /** Deletes a blob and the plain tar made from it, durably; false when there was none. */
   remove(digest: Digest): Promise<boolean>
   /** Deletes a part with its note and copies; false when there was none. A writer that still has it open writes into nothing. */
@@ -152,6 +158,7 @@ export function openBlobs(storeDir: string): BlobStore {
   const blobsDir = blobsDirOf(storeDir)
   const pathOf = (digest: Digest): string => join(blobsDir, blobName(digest))
   const partPathOf = (digest: Digest): string => join(blobsDir, partName(digest))
+  const hashes = new PartHashes()
   const plainPathOf = (digest: Digest): string => join(blobsDir, plainName(digest))
   const statPlain: BlobStore['statPlain'] = (digest) => statFile(plainPathOf(digest))
   // The note first: a tar without one is only of no use, the other way round the next one would get a wrong note.
@@ -169,7 +176,8 @@ export function openBlobs(storeDir: string): BlobStore {
       const own = options.isPrivate === true ? `.copy-${randomBytes(6).toString('hex')}` : ''
       const partPath = `${partPathOf(digest)}${own}`
       const notePath = own === '' ? join(blobsDir, noteName(digest)) : `${partPath}.json`
-      return beginPart({digest, blobsDir, blobPath: pathOf(digest), partPath, notePath}, options)
+      const blobPath = pathOf(digest)
+      return beginPart({digest, blobsDir, blobPath, partPath, notePath, hashes}, options)
     },
     async *list() {
       yield* listDirectory(blobsDir)
@@ -180,12 +188,21 @@ export function openBlobs(storeDir: string): BlobStore {
     removePlain,
     beginPlain: (digest) => beginPlain(blobsDir, digest),
     async notedPlain(digest) {
-      const note = await readPlainNote(blobsDir, digest)
+      const note = readPlainNote(blobsDir, digest)
       return note && (await statPlain(digest))?.sizeBytes === note.sizeBytes ? note : undefined
     },
     forgetPlain: (digest) => rm(join(blobsDir, plainNoteName(digest)), {force: true}),
     removePlainParts: (digest) => removePlainParts(blobsDir, digest),
     hash: async (path, hashOptions) => await hashPath(path, hashOptions),
+    async adopt(digest, path) {
+      await makeDirectory(blobsDir)
+      try {
+        await rename(path, pathOf(digest))
+      } catch (error) {
+        throw fromSystemError(error, pathOf(digest), 'write')
+      }
+      await syncDirectory(blobsDir)
+    },
     async remove(digest) {
       await removePlain(digest)
       return await unlinkDurably(blobsDir, blobName(digest))

@@ -7,13 +7,14 @@
  */
 import {randomBytes} from 'node:crypto'
 import {constants} from 'node:fs'
-import {open, readdir, readFile, rename, rm} from 'node:fs/promises'
+import {open, readdir, rename, rm} from 'node:fs/promises'
 import type {FileHandle} from 'node:fs/promises'
 import {join} from 'node:path'
 import {assert} from '../assert.ts'
 import type {Digest} from '../digest.ts'
 import {fail, fromSystemError, systemCode} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
+import {readSmallFile} from '../small-file.ts'
 import {makeDirectory, syncDirectory} from './durable.ts'
 import {parseBlobFileName, plainName, plainNoteName, plainPartName} from './layout.ts'
 
@@ -135,13 +136,10 @@ async function writeNote(path: string, note: PlainNote): Promise<void> {
   }
 }
 
-export async function readPlainNote(
-  blobsDir: string,
-  digest: Digest,
-): Promise<PlainNote | undefined> {
+export function readPlainNote(blobsDir: string, digest: Digest): PlainNote | undefined {
   let parsed: unknown
   try {
-    parsed = JSON.parse(await readFile(join(blobsDir, plainNoteName(digest)), 'utf8'))
+    parsed = JSON.parse(readSmallFile(join(blobsDir, plainNoteName(digest))))
   } catch {
     // None, or a torn one: the tar is then made again.
     return undefined

@@ -8,13 +8,15 @@
  */
 import {createHash, randomBytes, type Hash} from 'node:crypto'
 import {constants} from 'node:fs'
-import {copyFile, open, readFile, rename, rm, stat, writeFile} from 'node:fs/promises'
+import {copyFile, open, rename, rm, stat, writeFile} from 'node:fs/promises'
 import type {FileHandle} from 'node:fs/promises'
 import {assert} from '../assert.ts'
 import type {Digest} from '../digest.ts'
 import {fail, fromSystemError, systemCode} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
+import {readSmallFile} from '../small-file.ts'
 import {makeDirectory, syncDirectory} from './durable.ts'
+import type {PartHashes} from './part-hashes.ts'
 import {hashFile} from './read.ts'
 
 /** Where a part comes from. */
@@ -80,13 +82,15 @@ type Place = {
   blobPath: string
   partPath: string
   notePath: string
+  hashes: PartHashes
 }
 
 /**
  * Opens the part of a blob for writing, with what an earlier attempt left in it hashed again.
  *
  * Errors: no_space, io_failed, permission_denied; the signal's reason.
- * Cost: one pass over the bytes already there; with `isTakeover` also a copy of them (a reflink where the file system can).
+ * Cost: one pass over the bytes already there, unless this process left them there; with `isTakeover` also a copy of
+ * them (a reflink where the file system can).
  */
 export async function beginPart(place: Place, options: BeginPartOptions): Promise<PartWriter> {
   await makeDirectory(place.blobsDir)
@@ -98,11 +102,14 @@ export async function beginPart(place: Place, options: BeginPartOptions): Promis
       constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW,
       0o644,
     )
-    assert((await file.stat()).isFile(), 'a part is a regular file')
+    if (!(await file.stat()).isFile())
+      throw fail('io_failed', {path: place.partPath, reason: 'it is not a regular file'})
     failpoint('blobs.part_opened')
-    const hash = createHash('sha256')
-    const sizeBytes = await hashFile(file, hash, {signal: options.signal})
-    const note = sizeBytes > 0 ? await readNote(place.notePath) : undefined
+    options.signal.throwIfAborted()
+    const known = await place.hashes.take(place.partPath, file)
+    const hash = known?.hash ?? createHash('sha256')
+    const sizeBytes = known?.sizeBytes ?? (await hashFile(file, hash, {signal: options.signal}))
+    const note = sizeBytes > 0 ? readNote(place.notePath) : undefined
     return new FilePartWriter(place, {file, hash, sizeBytes, note}, options.makeRoom)
   } catch (error) {
     await file?.close()
@@ -124,10 +131,10 @@ async function replaceByCopy(path: string): Promise<void> {
   }
 }
 
-async function readNote(path: string): Promise<PartNote | undefined> {
+function readNote(path: string): PartNote | undefined {
   let parsed: unknown
   try {
-    parsed = JSON.parse(await readFile(path, 'utf8'))
+    parsed = JSON.parse(readSmallFile(path))
   } catch {
     // No note, or a torn one: the part can still be resumed, only without a validator.
     return undefined
@@ -288,11 +295,19 @@ class FilePartWriter implements PartWriter {
       if (isNamed) await rm(blobPath, {force: true}).catch(() => undefined)
       throw fromSystemError(error, blobPath, 'write')
     }
-    await this.abandon()
+    await this.#close()
     return {digest, sizeBytes}
   }
 
   async abandon(): Promise<void> {
+    if (this.#file !== undefined && !this.#isBroken && this.sizeBytes > 0) {
+      const {partPath, hashes} = this.#place
+      await hashes.keep(partPath, this.#file, this.#hash, this.sizeBytes)
+    }
+    await this.#close()
+  }
+
+  async #close(): Promise<void> {
     const file = this.#file
     this.#file = undefined
     await file?.close()
@@ -306,7 +321,7 @@ class FilePartWriter implements PartWriter {
         failpoint('blobs.part_discarded')
       }
     } finally {
-      await this.abandon()
+      await this.#close()
     }
   }
 

@@ -95,14 +95,15 @@ class WaitingConnection implements DatabaseConnection {
   }
 
   async executeQuery<R>(query: CompiledQuery): Promise<QueryResult<R>> {
-    const deadline = Date.now() + this.#busyTimeoutMs
+    // By the steady clock: somebody may set the other one meanwhile.
+    const deadline = performance.now() + this.#busyTimeoutMs
     for (let waitMs = waitMsMin; ; waitMs = Math.min(waitMs * 2, waitMsMax)) {
       try {
         return this.#execute<R>(query)
       } catch (error) {
         const isBusy = /^SQLITE_(BUSY|LOCKED)/.test(systemCode(error) ?? '')
         // Inside a transaction the lock is held: waiting would not help, and the transaction must end.
-        if (!isBusy || this.#database.inTransaction || Date.now() >= deadline) {
+        if (!isBusy || this.#database.inTransaction || performance.now() >= deadline) {
           throw codedDatabaseError(error, this.#database.name) ?? error
         }
         await new Promise((resolve) => setTimeout(resolve, waitMs))

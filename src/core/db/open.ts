@@ -1,13 +1,15 @@
 /** Opens the database file: pragmas, version check, migration. The only place that loads better-sqlite3. */
-import {existsSync, mkdirSync} from 'node:fs'
+import {existsSync, realpathSync} from 'node:fs'
 import {dirname} from 'node:path'
 import SqliteDatabase from 'better-sqlite3'
 import {Kysely} from 'kysely'
 import {fail} from '../errors.ts'
+import {isLocked} from '../syscalls/lock.ts'
 import {codedDatabaseError, fromDatabaseError} from './errors.ts'
 import {ImmediateDialect} from './dialect.ts'
-import {migrate, migrationNames} from './migrate.ts'
+import {migrate, migrationNames, type Migrations} from './migrate.ts'
 import type {DB} from './schema.ts'
+import {makeDirectories} from '../syscalls/make-directories.ts'
 
 export type Database = {
   /** Commits are durable when they return (`synchronous=FULL`): states, runs, events. */
@@ -30,23 +32,45 @@ export type Database = {
   close(): Promise<void>
 }
 
+/** Held while another database is put in the place of this one; beside the file itself, whatever links lead to it. */
+export function restoreLockOf(path: string): string {
+  return `${existsSync(path) ? realpathSync(path) : path}.restore-lock`
+}
+
+/** Where a database is made that is to take the place of this one. */
+export function stagedPathOf(path: string): string {
+  return `${path}.restore-part`
+}
+
 /** How long the write lock of another process is waited for. */
 const busyTimeoutMs = 15_000
+
+export type OpenDatabaseOptions = {
+  /** Another program's migrations than this one's. */
+  migrations?: Migrations
+  /** Opened by who puts it in its place, under the lock of that. */
+  isRestoring?: boolean
+}
 
 /**
  * Opens the database at `path`, made and migrated when needed; `:memory:` gives an empty private one.
  *
- * Guarantees: safe to call from many processes at once.
+ * Guarantees: safe to call from many processes at once; a migration that fails leaves the database as it was.
  * Errors: store_newer, store_invalid, store_busy, permission_denied, no_space, io_failed.
  */
-export async function openDatabase(path: string): Promise<Database> {
+export async function openDatabase(
+  path: string,
+  options: OpenDatabaseOptions = {},
+): Promise<Database> {
   let main: SqliteDatabase.Database | undefined
+  // Whoever opened the old one now would write to what is put aside a moment later.
+  const mayBeReplaced = path !== ':memory:' && options.isRestoring !== true
+  if (mayBeReplaced && isLocked(restoreLockOf(path))) throw fail('store_busy', {path})
   try {
-    if (path !== ':memory:' && !existsSync(dirname(path)))
-      mkdirSync(dirname(path), {recursive: true})
+    if (path !== ':memory:' && !existsSync(dirname(path))) makeDirectories(dirname(path))
     main = openFile(path)
     const db = kyselyOn(main)
-    await bringUpToDate(main, db, path)
+    await bringUpToDate(main, db, path, options.migrations)
     if (path === ':memory:') return describe(path, [main], db, db)
     const second = openFile(path)
     second.pragma('synchronous = NORMAL')
@@ -82,12 +106,14 @@ async function bringUpToDate(
   file: SqliteDatabase.Database,
   db: Kysely<DB>,
   path: string,
+  migrations: Migrations | undefined,
 ): Promise<void> {
   const version = file.pragma('user_version', {simple: true}) as number
-  if (version > migrationNames.length) {
-    throw fail('store_newer', {path, found: String(version), known: String(migrationNames.length)})
+  const known = migrations ? Object.keys(migrations).length : migrationNames.length
+  if (version > known) {
+    throw fail('store_newer', {path, found: String(version), known: String(known)})
   }
-  if (version < migrationNames.length) await migrate(db, path)
+  if (version < known) await migrate(db, path, migrations)
 }
 
 function describe(

@@ -10,10 +10,8 @@ import {
   constants,
   fsyncSync,
   linkSync,
-  mkdirSync,
   openSync,
   readdirSync,
-  readFileSync,
   renameSync,
   rmSync,
   statSync,
@@ -23,7 +21,9 @@ import {dirname, join} from 'node:path'
 import type {Digest} from '../digest.ts'
 import {fromSystemError, systemCode} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
+import {readSmallFile} from '../small-file.ts'
 import type {StoreDisk} from '../stream.ts'
+import {makeDirectories} from '../syscalls/make-directories.ts'
 
 type Note = {schema: string; name: string; file: string; size: number; sha256: Digest}
 
@@ -61,7 +61,7 @@ export function publishDisk(
   }
   const notePath = join(dir, `${disk.name}.json`)
   try {
-    if (mkdirSync(dir, {recursive: true}) !== undefined) syncDirectory(dirname(dir))
+    if (makeDirectories(dir) !== undefined) syncDirectory(dirname(dir))
     // Whoever serves may be another user, whatever the umask here is.
     chmodSync(dir, 0o755)
     linkBytes(disk.source, join(dir, file))
@@ -172,7 +172,7 @@ function toDisk(dir: string, note: Note): StoreDisk {
 
 function readNote(path: string): Note | undefined {
   try {
-    const note = JSON.parse(readFileSync(path, 'utf8')) as Partial<Note>
+    const note = JSON.parse(readSmallFile(path)) as Partial<Note>
     const isWhole =
       note.schema === SCHEMA &&
       typeof note.name === 'string' &&

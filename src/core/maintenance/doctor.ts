@@ -5,8 +5,7 @@ import {countByState} from '../db/images.ts'
 import {fromSystemError, systemCode, toImgstoreError} from '../errors.ts'
 import type {ErofsSupport} from '../mounts/erofs.ts'
 import type {HostCheck} from '../mounts/host-check.ts'
-import {settingKeys, settingTable, type SettingSpec} from '../settings.ts'
-import {formatValue} from '../setting-values.ts'
+import {settingKeys, settingTable, shownValue, type SettingSpec} from '../settings.ts'
 import type {MaintenanceContext} from './context.ts'
 
 export type DoctorCheck = {
@@ -174,11 +173,9 @@ function describeSettings(maintenance: MaintenanceContext): DoctorSetting[] {
     .filter((key) => !(settingTable[key] as SettingSpec).isHidden)
     .map((key) => {
       const spec: SettingSpec = settingTable[key]
-      const value = settings[key]
-      const shown = value === undefined ? '' : spec.isSecret ? '***' : formatValue(spec, value)
       return {
         key,
-        value: shown,
+        value: shownValue(spec, settings[key]),
         origin: maintenance.origins[key],
         env: [...(spec.env ?? [])],
         ...(spec.flag === undefined ? {} : {flag: spec.flag}),

@@ -1,10 +1,11 @@
 /** Connections: proxies, certificates and the limits on where a redirect may lead. */
-import {readFileSync} from 'node:fs'
 import {Agent as HttpAgent} from 'node:http'
 import {Agent as HttpsAgent} from 'node:https'
 import {BlockList, isIP} from 'node:net'
 import {createSecureContext, getCACertificates} from 'node:tls'
 import {fail} from '../errors.ts'
+import {MiB} from '../limits.ts'
+import {readSmallFile} from '../small-file.ts'
 import {literalAddress} from './addresses.ts'
 import {BulkAgent} from './bulk.ts'
 import type {SourceOptions} from './contract.ts'
@@ -111,7 +112,7 @@ function trustedCertificates(caFile: string | undefined): string[] {
 function readCertificates(path: string): string {
   const expected = 'a readable file of PEM certificates'
   try {
-    const text = readFileSync(path, 'utf8')
+    const text = readSmallFile(path, 16 * MiB)
     if (!text.includes('-----BEGIN CERTIFICATE-----')) throw new Error('no certificate in it')
     createSecureContext({ca: text})
     return text

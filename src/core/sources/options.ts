@@ -1,7 +1,7 @@
 /** What the settings say about sources. */
-import {readFileSync} from 'node:fs'
 import {fromSystemError} from '../errors.ts'
 import type {Settings} from '../settings.ts'
+import {readSmallFile} from '../small-file.ts'
 import type {SourceOptions} from './contract.ts'
 
 /**
@@ -42,7 +42,7 @@ export function sourceOptionsOf(settings: Settings): SourceOptions {
 
 function readToken(path: string): string {
   try {
-    return readFileSync(path, 'utf8').trim()
+    return readSmallFile(path).trim()
   } catch (error) {
     throw fromSystemError(error, path, 'read')
   }

@@ -5,6 +5,7 @@ import {
   readFileSync,
   statSync,
   symlinkSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs'
 import {mkdir} from 'node:fs/promises'
@@ -42,6 +43,32 @@ describe('a part writer', () => {
       expect(readdirSync(dir)).to.eql([`${digest}.tar`])
       expect(await blobs.verify(digest)).to.eql({ok: true, sizeBytes: content.length})
     })
+  })
+
+  it('goes on with a part as it was left, and sees when somebody else changed it', async () => {
+    for (const isChanged of [false, true]) {
+      await withBlobs(async (blobs) => {
+        const first = await blobs.beginPart(digest, fresh)
+        await first.append([content.subarray(0, MiB)])
+        await first.abandon()
+        if (isChanged) {
+          // As many bytes, and the old time: only the number of changes of the file tells.
+          const path = blobs.partPathOf(digest)
+          const {atime, mtime} = statSync(path)
+          writeFileSync(path, Buffer.alloc(MiB, 1))
+          utimesSync(path, atime, mtime)
+        }
+        const second = await blobs.beginPart(digest, fresh)
+        const there = isChanged ? Buffer.alloc(MiB, 1) : content.subarray(0, MiB)
+        expect(second.digest()).to.equal(digestOf(there))
+        await second.append([content.subarray(MiB)])
+        expect(second.digest() === digest).to.equal(!isChanged)
+        await (isChanged ? second.discard() : second.commit())
+        expect((await blobs.stat(digest))?.sizeBytes).to.equal(
+          isChanged ? undefined : content.length,
+        )
+      })
+    }
   })
 
   it('makes the empty blob', async () => {

@@ -19,6 +19,23 @@ const anySettings = fc.record({
 })
 const random = fc.double({min: 0, max: 1, noNaN: true})
 
+/** Details of a row, each of them something: empty text where the row asks for what is not here. */
+function detailsOf(code: ErrorCode): Record<string, unknown> {
+  const details: Record<string, unknown> = {
+    digest: 'd',
+    entry: 'e',
+    name: 'n',
+    allowed: [],
+    text: '',
+  }
+  const asked = new Proxy(details, {
+    get: (target, key) => (typeof key === 'string' ? (target[key] ??= '') : ''),
+  })
+  const {message} = errorTable[code] as unknown as {message: (d: object) => string}
+  message(asked)
+  return details
+}
+
 describe('retries', () => {
   it('are three attempts with waits of one and two seconds, as promised', () => {
     const first = decideRetry(unavailable(), 1, false, settings, 0)
@@ -49,12 +66,7 @@ describe('retries', () => {
         fc.boolean(),
         random,
         (code, s, progress, r) => {
-          const details = {digest: 'd', entry: 'e', name: 'n', allowed: [], text: ''}
-          // Whatever a row asks for that is not here is empty text.
-          const all = new Proxy<Record<string, unknown>>(details, {
-            get: (target, key) => (typeof key === 'string' ? target[key] : undefined) ?? '',
-          })
-          const error = new ImgstoreError(code, all)
+          const error = new ImgstoreError(code, detailsOf(code))
           expect(decideRetry(error, 1, progress, s, r)).to.deep.equal({isRetried: false})
         },
       ),

@@ -32,6 +32,8 @@ export type SimulatedRun = {
   goal: Goal
   status: RunStatus
   attempt: number
+  /** The error of the last wait. */
+  waitsFor?: string
   epoch: number
   owner: OwnerId | undefined
   leaseExpiresAt: number
@@ -238,9 +240,9 @@ export class SimulatedStore implements Journal<ImageState, Goal, ImagePatch> {
     place.state = to
     place.held = undefined
     if (options.patch?.treeId !== undefined) place.treeId = options.patch.treeId
-    run.attempt = 1
-    run.isTakeover = false
+    delete run.waitsFor
     if (options.isLast) this.#end(run, 'done')
+    else Object.assign(run, {attempt: 1, isTakeover: false})
     this.version++
     this.transitions++
     return this.#event(claim, record, {kind: to === 'REMOVED' ? 'removed' : 'transition', to})
@@ -250,14 +252,17 @@ export class SimulatedStore implements Journal<ImageState, Goal, ImagePatch> {
   async wait(
     claim: SimulatedClaim,
     record: Record_,
-    options: {error: ErrorJson; dueAt: number; nextAttempt: number},
-  ): Promise<RunEvent> {
+    options: {error: ErrorJson; dueAt: number; nextAttempt: number; isLook?: boolean},
+  ): Promise<RunEvent | undefined> {
     const run = this.#fence(claim)
+    const isRepeated = options.isLook === true && run.waitsFor === options.error.code
+    run.waitsFor = options.error.code
     run.status = 'waiting'
     run.owner = undefined
     run.dueAt = options.dueAt
     run.attempt = options.nextAttempt
     this.version++
+    if (isRepeated) return undefined
     return this.#event(claim, record, {kind: 'retry', error: options.error, dueAt: options.dueAt})
   }
 

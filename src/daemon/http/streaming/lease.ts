@@ -6,8 +6,8 @@
  * until it expires. Secrets and tokens come from files; what replaces them takes the old leases' validity with it.
  */
 import {createHash, createHmac, timingSafeEqual} from 'node:crypto'
-import {readFileSync} from 'node:fs'
 import {fail} from '../../../core/errors.ts'
+import {readSmallFile} from '../../../core/small-file.ts'
 
 export type LeaseVerdict = 'valid' | 'absent' | 'expired' | 'wrong'
 
@@ -134,7 +134,7 @@ function readPayload(payload: string): {img: string; exp: number} | undefined {
 export function readLines(path: string, what: string): string[] {
   let text: string
   try {
-    text = readFileSync(path, 'utf8')
+    text = readSmallFile(path)
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error)
     throw cannotUse(path, what, reason, error)

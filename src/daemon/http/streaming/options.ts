@@ -1,7 +1,7 @@
 /** What the settings of `imgstore serve` mean for its door. */
-import {readFileSync} from 'node:fs'
 import {fail} from '../../../core/errors.ts'
 import type {Settings} from '../../../core/settings.ts'
+import {readSmallFile} from '../../../core/small-file.ts'
 import type {DoorOptions} from './context.ts'
 import {makeCors} from './cors.ts'
 import {openLeases, readLines} from './lease.ts'
@@ -113,7 +113,7 @@ export function readTls(settings: Settings): TlsFiles | undefined {
 
 function readPem(path: string): string {
   try {
-    return readFileSync(path, 'utf8')
+    return readSmallFile(path)
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error)
     throw fail('serve_failed', {reason}, {cause: error})
