@@ -1,5 +1,5 @@
 // Who may import whom (docs/architecture.md). Each comment says what to do when the rule fires.
-const drivers = 'db|blobs|sources|unpack|mounts|syscalls|disks'
+const drivers = 'db|blobs|sources|unpack|mounts|syscalls|disks|backups'
 const services = 'images|volumes|layers|streams|trust|maintenance'
 
 const owner = (pkg, home) => ({

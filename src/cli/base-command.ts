@@ -80,7 +80,7 @@ export abstract class BaseCommand extends Command {
   }
 
   /** A command reports by its output; of its log a person sees warnings, unless they ask for more. */
-  private logger(settings: Settings, origins: SettingOrigins): Logger {
+  protected logger(settings: Settings, origins: SettingOrigins): Logger {
     return createCliLogger({
       level: origins.logLevel === 'default' ? 'warn' : settings.logLevel,
       isJson: settings.logFormat === 'json',

@@ -151,6 +151,15 @@ export const errorTable = {
     http: 404,
     grpc: 'not_found',
   }),
+  file_not_found: row<{path: string}>({
+    message: (d) => `there is no file ${quote(d.path)}`,
+    hint: 'Check the path: it is taken from the working directory.',
+    fault: 'user',
+    retry: 'never',
+    exit: 10,
+    http: 404,
+    grpc: 'not_found',
+  }),
   // busy
   name_taken: row<{name: string; difference: string}>({
     message: (d) => `the name ${quote(d.name)} is taken by an image with another ${d.difference}`,
@@ -251,7 +260,52 @@ export const errorTable = {
     http: 409,
     grpc: 'failed_precondition',
   }),
+  file_exists: row<{path: string}>({
+    message: (d) => `${d.path} is there already`,
+    hint: 'Choose another name, or give --force to replace it.',
+    fault: 'user',
+    retry: 'never',
+    exit: 11,
+    http: 409,
+    grpc: 'already_exists',
+  }),
+  file_busy: row<{path: string}>({
+    message: (d) => `another program is writing ${d.path} just now`,
+    hint: 'Wait for it to end, or choose another name.',
+    fault: 'host',
+    retry: 'backoff',
+    exit: 11,
+    http: 409,
+    grpc: 'aborted',
+  }),
+  store_exists: row<{path: string; images: number}>({
+    message: (d) => `the database ${d.path} has images already (${d.images})`,
+    hint: 'Give --force to put the backup in its place; the old database is kept beside it.',
+    fault: 'user',
+    retry: 'never',
+    exit: 11,
+    http: 409,
+    grpc: 'already_exists',
+  }),
+  store_in_use: row<{path: string; by: string}>({
+    message: (d) => `the database ${d.path} is in use by ${d.by}`,
+    hint: 'Stop it (`systemctl stop imgstore-worker`), then try again.',
+    fault: 'user',
+    retry: 'never',
+    exit: 11,
+    http: 409,
+    grpc: 'failed_precondition',
+  }),
   // integrity
+  backup_invalid: row<{path: string; reason: string}>({
+    message: (d) => `${d.path} cannot be restored: ${printable(d.reason)}`,
+    hint: 'Nothing was changed. Take another backup, or copy this one again from where it is whole.',
+    fault: 'user',
+    retry: 'never',
+    exit: 12,
+    http: 422,
+    grpc: 'data_loss',
+  }),
   digest_mismatch: row<{expected: string; actual: string; sizeBytes: number}>({
     message: (d) =>
       `the content has digest sha256:${d.actual}, expected sha256:${d.expected} (${d.sizeBytes} bytes read)`,
@@ -636,15 +690,18 @@ export function asPassing(error: ImgstoreError): ImgstoreError {
  */
 export function toImgstoreError(error: unknown): ImgstoreError {
   if (error instanceof ImgstoreError) return error
-  if (isSystemRefusal(error)) return fromSystemError(error, error.path, error.syscall)
+  const refused = refusedPath(error)
+  if (refused) return fromSystemError(error, refused.path, refused.syscall)
   const reason = error instanceof Error ? error.message : String(error)
   return fail('internal', {reason}, {cause: error})
 }
 
-/** An error of a system call on a path; one on a descriptor that is not open is a bug of ours. */
-function isSystemRefusal(error: unknown): error is Error & {path: string; syscall: string} {
-  const {path, syscall} = (error ?? {}) as {path?: unknown; syscall?: unknown}
-  return error instanceof Error && typeof path === 'string' && typeof syscall === 'string'
+/** What a system call on a path said no to; an error of a descriptor that is not open is a bug of ours. */
+function refusedPath(error: unknown): {path: string; syscall: string} | undefined {
+  if (!(error instanceof Error)) return undefined
+  const {path, syscall} = error as {path?: unknown; syscall?: unknown}
+  if (syscall === 'uv_cwd') return {path: 'the working directory', syscall}
+  return typeof path === 'string' && typeof syscall === 'string' ? {path, syscall} : undefined
 }
 
 /** The shape in which a failure leaves the program as JSON. */

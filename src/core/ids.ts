@@ -22,6 +22,11 @@ export function parseImageName(text: string): ImageName {
   return text as ImageName
 }
 
+/** Whether a text is the id of a host. */
+export function isNodeIdText(text: string): boolean {
+  return /^[A-Za-z0-9._-]{1,128}$/.test(text)
+}
+
 const alphabet = '0123456789ABCDEFGHJKMNPQRSTVWXYZ'
 
 /**

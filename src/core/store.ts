@@ -5,6 +5,7 @@
 import {existsSync, rmdirSync} from 'node:fs'
 import {hostname} from 'node:os'
 import {dirname} from 'node:path'
+import type {BackupHead} from './backups/format.ts'
 import {openBlobs} from './blobs/blob-store.ts'
 import {systemClock, type Clock} from './clock.ts'
 import {countByState} from './db/images.ts'
@@ -12,15 +13,21 @@ import {openJournal} from './db/journal.ts'
 import {openDatabase, type Database} from './db/open.ts'
 import {addNode, hasNode} from './db/owners.ts'
 import {countWaiting} from './db/runs.ts'
-import {fromSystemError} from './errors.ts'
+import {fromSystemError, toImgstoreError} from './errors.ts'
 import {armFailpointsFrom} from './failpoint.ts'
 import {newUlid, type NodeId} from './ids.ts'
 import {imageStates, type ImageState} from './image.ts'
 import type {ImagesContext} from './images/context.ts'
 import {openRuns, type Runs} from './images/history.ts'
 import {openImages, type Images} from './images/images.ts'
-import {ensureNodeId, examineNodeId, replaceNodeId, type NodeTrouble} from './images/node-id.ts'
-import {findGoneOwners, freeGoneOwner, hasLiveWorker} from './images/owners.ts'
+import {
+  ensureNodeId,
+  examineNodeId,
+  nodeOfTrees,
+  replaceNodeId,
+  type NodeTrouble,
+} from './images/node-id.ts'
+import {findAtWork, findGoneOwners, freeGoneOwner, hasLiveWorker} from './images/owners.ts'
 import {repair as repairDamaged, type Repair} from './images/repair.ts'
 import type {StoreDisk} from './stream.ts'
 import {readTreeNote, removeTree} from './images/trees.ts'
@@ -28,10 +35,12 @@ import {SpaceGate, spaceOf} from './images/space.ts'
 import {work, type WorkOptions} from './images/work.ts'
 import {layoutOf, type Layout} from './layout.ts'
 import {silentLogger, type Logger} from './log.ts'
+import type {BackupOptions, BackupReport} from './maintenance/backup.ts'
 import {cleanup, type CleanupReport} from './maintenance/cleanup.ts'
 import type {MaintenanceContext} from './maintenance/context.ts'
 import {doctor, type DoctorReport} from './maintenance/doctor.ts'
 import {repair, type RepairReport} from './maintenance/repair/repair.ts'
+import type {RestoreOptions, RestoreReport, SetBack} from './maintenance/restore.ts'
 import {dropBlobIfUnused} from './maintenance/unused-blobs.ts'
 import {verify, type VerifyOptions, type VerifyReport} from './maintenance/verify.ts'
 import {openPublications} from './disks/publications.ts'
@@ -47,6 +56,8 @@ export type {
   PublishReport,
   VerifyChunkedReport,
 } from './streams/disks.ts'
+export type {BackupReport} from './maintenance/backup.ts'
+export type {RestoreReport} from './maintenance/restore.ts'
 export type {CleanupItem, CleanupReport} from './maintenance/cleanup.ts'
 export type {DoctorCheck, DoctorReport, DoctorSetting} from './maintenance/doctor.ts'
 export type {RepairItem, RepairReport} from './maintenance/repair/repair.ts'
@@ -116,6 +127,8 @@ export type Store = {
     /** With `isRepairing` what is damaged or missing is also fetched again or made anew: `repairs` says how that went. */
     verify(options: VerifyOptions & {isRepairing?: boolean}): Promise<RepairedReport>
     doctor(): Promise<DoctorReport>
+    /** Errors: file_exists, file_busy, store_invalid, no_space, io_failed, permission_denied, interrupted. */
+    backup(options: BackupOptions): Promise<BackupReport>
     /** Only of a store that was opened for it. Errors: store_invalid. */
     repair(options: {isDryRun: boolean}): Promise<RepairReport>
   }
@@ -316,6 +329,10 @@ function buildStore(
         const report = await verify(maintenance, o)
         return {...report, repairs: isRepairing ? await repairFound(images, report, o) : []}
       },
+      backup: async (o) => {
+        const {backup} = await import('./maintenance/backup.ts')
+        return await backup(maintenance, o)
+      },
       repair: async ({isDryRun}) =>
         await repair(maintenance, {
           isDryRun,
@@ -432,4 +449,86 @@ export async function openDisks(settings: Settings): Promise<Disks> {
   const disks = await import('./streams/disks.ts')
   const shown = openShownDisks(settings)
   return disks.openDisks(settings, {shown})
+}
+
+/**
+ * Restores a backup into the store of these settings, which is made where there is none. Nobody may have it open.
+ *
+ * Errors: file_not_found, backup_invalid, store_exists, store_in_use, store_newer, store_busy, store_invalid,
+ * interrupted, no_space, io_failed, permission_denied.
+ */
+export async function restoreStore(
+  options: Omit<OpenStoreOptions, 'role' | 'access' | 'isForRepair'>,
+  request: RestoreOptions,
+): Promise<RestoreReport> {
+  const {settings} = options
+  if (settings.failpoints !== undefined) armFailpointsFrom(settings.failpoints)
+  const clock = options.clock ?? systemClock
+  const layout = layoutOf(settings.store)
+  const {restore} = await import('./maintenance/restore.ts')
+  const {readPresent} = await import('./db/copied-rows.ts')
+  makeStore(layout)
+  const context = {
+    databasePath: settings.db,
+    layout,
+    blobs: openBlobs(layout.store),
+    clock,
+    log: options.log ?? silentLogger,
+    lookAtPresent: (path: string) => {
+      const present = readPresent(path)
+      if (!present) return Promise.resolve(undefined)
+      const by = findAtWork(present.owners, clock.now(), settings.leaseMs)
+      return Promise.resolve({images: present.images, ...(by === undefined ? {} : {by})})
+    },
+    settle: (path: string, head: BackupHead) =>
+      settleRestored(options, {layout, clock}, path, head),
+  }
+  return await restore(context, request)
+}
+
+/** Gives a restored database to this host, and agrees it with the files that are here. */
+async function settleRestored(
+  options: Omit<OpenStoreOptions, 'role'>,
+  {layout, clock}: {layout: Layout; clock: Clock},
+  path: string,
+  head: BackupHead,
+): Promise<{images: number; setBack: SetBack[]}> {
+  const {rehome} = await import('./db/rehome.ts')
+  const {settleRows} = await import('./maintenance/repair/settle-rows.ts')
+  const database = await openDatabase(path, {isRestoring: true})
+  try {
+    const now = clock.now()
+    const {settings} = options
+    const node =
+      (settings.node as NodeId | undefined) ??
+      (await ownNodeOf(database, layout, now, head.node as NodeId))
+    await rehome(database.db, {from: head.node as NodeId, to: node, hostname: hostname(), now})
+    const {maintenance} = buildContexts(
+      {...options, role: 'command'},
+      {settings},
+      {database, layout, node, clock},
+    )
+    const setBack = await settleRows(maintenance)
+    const counts = await countByState(database.db, node)
+    return {images: counts.reduce((sum, {count}) => sum + count, 0), setBack}
+  } finally {
+    await database.close()
+  }
+}
+
+/** The id that the store has keeps being its id; a store without one takes the backup's. */
+async function ownNodeOf(
+  database: Database,
+  layout: Layout,
+  now: number,
+  backedUp: NodeId,
+): Promise<NodeId> {
+  const node = (await nodeOfTrees(database.db, layout)) ?? backedUp
+  try {
+    return ensureNodeId(layout.nodeFile, now, node)
+  } catch (error) {
+    if (toImgstoreError(error).code !== 'store_invalid') throw error
+    replaceNodeId(layout.nodeFile, now, node)
+    return node
+  }
 }

@@ -30,6 +30,7 @@ describe('the commands', () => {
   it('are those that are promised', () => {
     expect(ids).to.deep.equal([
       'activate',
+      'backup',
       'cleanup',
       'completion',
       'convert',
@@ -42,6 +43,7 @@ describe('the commands', () => {
       'fetch',
       'list',
       'remove',
+      'restore',
       'retry',
       'run',
       'runs list',

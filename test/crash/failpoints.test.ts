@@ -13,6 +13,7 @@ import {until, useScenes, type Ran, type Scene} from '../support/program.ts'
 import {requires} from '../support/requires.ts'
 import {
   failpointsOfSources,
+  isOfBackups,
   isOfPublishing,
   namesOfManyFailpoints,
 } from '../support/source-failpoints.ts'
@@ -528,8 +529,10 @@ describe('dying at every failpoint', function () {
   )
 
   it('has a scenario for each failpoint of the sources, and none for another', () => {
-    // test/crash/publish.test.ts has the others.
-    const names = failpointsOfSources().filter((name) => !isOfPublishing(name))
+    // test/crash/publish.test.ts and test/crash/backup.test.ts have the others.
+    const names = failpointsOfSources().filter(
+      (name) => !isOfPublishing(name) && !isOfBackups(name),
+    )
     expect(names).to.have.length.greaterThan(30)
     const covered = new Set(all.map(([name]) => name))
     expect([...covered].sort()).to.deep.equal(names)

@@ -156,6 +156,15 @@ describe('every command', function () {
       doctor: ['doctor', '--settings'],
       verify: ['verify'],
       cleanup: ['cleanup', '--dry-run'],
+      backup: ['backup', './imgstore.tar', '--blobs'],
+      restore: [
+        'restore',
+        './imgstore.tar',
+        '--store',
+        './restored/store',
+        '--db',
+        './restored.db',
+      ],
       completion: ['completion', 'bash'],
       run: ['run', 'debian', '--', '/bin/sh', '-c', 'exit 0'],
       convert: ['convert', 'debian', '--backend', 'erofs'],
@@ -254,6 +263,7 @@ async function withTiny(scene: Scene, server: BlobServer, command = ''): Promise
   if (command.includes('retry')) await failFirst(scene, server, fetch, command)
   else if (!command.includes('fetch')) await scene.ok([...fetch, '--profile', 'image'])
   if (command.includes('imgstore activate')) await scene.ok(['deactivate', 'debian'])
+  if (/imgstore restore|--force/.test(command)) await scene.ok(['backup', './imgstore.tar'])
   const {runs} = await scene.json<{runs: {id: string}[]}>(['runs', 'list'])
   const run = runs[0]?.id ?? ''
   return {scene: withPrograms(scene), server, image: {...tiny, tree: new Map()}, url, run}

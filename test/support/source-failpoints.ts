@@ -37,3 +37,8 @@ export function namesOfManyFailpoints(): string[] {
 export function isOfPublishing(name: string): boolean {
   return name.startsWith('streams.')
 }
+
+/** Those of backups: what dies is no worker, and what is looked at is the database that is there. */
+export function isOfBackups(name: string): boolean {
+  return /^(backups|restore)\./.test(name)
+}

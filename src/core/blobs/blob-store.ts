@@ -64,6 +64,11 @@ export type BlobStore = {
   beginPart(digest: Digest, options: BeginPartOptions): Promise<PartWriter>
   /** Every file in the blobs and quarantine directories, in no order. Files that vanish meanwhile are left out. */
   list(): AsyncIterable<BlobFile>
+  /**
+   * Makes a file the blob of that digest: whole, on the disk and found right by the caller, in this file system. What
+   * is there gives way. Durable when it returns. Errors: no_space, io_failed.
+   */
+  adopt(digest: Digest, path: string): Promise<void>
   /** Deletes a blob and the plain tar made from it, durably; false when there was none. */
   remove(digest: Digest): Promise<boolean>
   /** Deletes a part with its note and copies; false when there was none. A writer that still has it open writes into nothing. */
@@ -189,6 +194,15 @@ export function openBlobs(storeDir: string): BlobStore {
     forgetPlain: (digest) => rm(join(blobsDir, plainNoteName(digest)), {force: true}),
     removePlainParts: (digest) => removePlainParts(blobsDir, digest),
     hash: async (path, hashOptions) => await hashPath(path, hashOptions),
+    async adopt(digest, path) {
+      await makeDirectory(blobsDir)
+      try {
+        await rename(path, pathOf(digest))
+      } catch (error) {
+        throw fromSystemError(error, pathOf(digest), 'write')
+      }
+      await syncDirectory(blobsDir)
+    },
     async remove(digest) {
       await removePlain(digest)
       return await unlinkDurably(blobsDir, blobName(digest))

@@ -1,9 +1,10 @@
 /** Opens the database file: pragmas, version check, migration. The only place that loads better-sqlite3. */
-import {existsSync} from 'node:fs'
+import {existsSync, realpathSync} from 'node:fs'
 import {dirname} from 'node:path'
 import SqliteDatabase from 'better-sqlite3'
 import {Kysely} from 'kysely'
 import {fail} from '../errors.ts'
+import {isLocked} from '../syscalls/lock.ts'
 import {codedDatabaseError, fromDatabaseError} from './errors.ts'
 import {ImmediateDialect} from './dialect.ts'
 import {migrate, migrationNames, type Migrations} from './migrate.ts'
@@ -31,12 +32,24 @@ export type Database = {
   close(): Promise<void>
 }
 
+/** Held while another database is put in the place of this one; beside the file itself, whatever links lead to it. */
+export function restoreLockOf(path: string): string {
+  return `${existsSync(path) ? realpathSync(path) : path}.restore-lock`
+}
+
+/** Where a database is made that is to take the place of this one. */
+export function stagedPathOf(path: string): string {
+  return `${path}.restore-part`
+}
+
 /** How long the write lock of another process is waited for. */
 const busyTimeoutMs = 15_000
 
 export type OpenDatabaseOptions = {
   /** Another program's migrations than this one's. */
   migrations?: Migrations
+  /** Opened by who puts it in its place, under the lock of that. */
+  isRestoring?: boolean
 }
 
 /**
@@ -50,6 +63,9 @@ export async function openDatabase(
   options: OpenDatabaseOptions = {},
 ): Promise<Database> {
   let main: SqliteDatabase.Database | undefined
+  // Whoever opened the old one now would write to what is put aside a moment later.
+  const mayBeReplaced = path !== ':memory:' && options.isRestoring !== true
+  if (mayBeReplaced && isLocked(restoreLockOf(path))) throw fail('store_busy', {path})
   try {
     if (path !== ':memory:' && !existsSync(dirname(path))) makeDirectories(dirname(path))
     main = openFile(path)

@@ -3,7 +3,7 @@ import {lstatSync, readdirSync} from 'node:fs'
 import {join} from 'node:path'
 import {systemCode} from '../errors.ts'
 import {hasFileCalls} from '../syscalls/files.ts'
-import {acquireLock, isLocked} from './lock.ts'
+import {acquireLock, isLocked} from '../syscalls/lock.ts'
 
 /** In the name of everything that is being published. No image id or version has a tilde. */
 export const stagingMark = '~publishing'

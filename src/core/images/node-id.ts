@@ -9,7 +9,7 @@ import {dirname} from 'node:path'
 import {listNodes, nodesOfTrees, type NodeRow} from '../db/owners.ts'
 import type {Query} from '../db/query.ts'
 import {fail, fromSystemError, ImgstoreError, systemCode} from '../errors.ts'
-import {newUlid, parseImageName, type NodeId} from '../ids.ts'
+import {isNodeIdText, newUlid, parseImageName, type NodeId} from '../ids.ts'
 import type {Layout} from '../layout.ts'
 import {readSmallFile} from '../small-file.ts'
 import {readTreeNote, syncDirectory} from './trees.ts'
@@ -66,16 +66,12 @@ export function readNodeId(file: string): NodeId | undefined {
     if (systemCode(error) === 'ENOENT') return undefined
     throw fromSystemError(error, file, 'read')
   }
-  if (!isNodeId(text)) {
+  if (!isNodeIdText(text)) {
     const reason =
       'it does not hold the id of a host; `imgstore doctor --repair` finds out what it was'
     throw fail('store_invalid', {path: file, reason})
   }
   return text as NodeId
-}
-
-export function isNodeId(text: string): boolean {
-  return /^[A-Za-z0-9._-]{1,128}$/.test(text)
 }
 
 /** What is wrong with a store's id, and which one is right. */
@@ -105,10 +101,8 @@ export async function examineNodeId(
     was = 'damaged'
   }
   if (!hasContent(layout)) return {was, why: 'nothing is in the store yet'}
-  const byTrees = await nodesOfTrees(q, treesOf(layout))
-  const [only] = byTrees
-  if (only !== undefined && byTrees.length === 1)
-    return {was, node: only, why: 'the trees of the store are its'}
+  const byTrees = await nodeOfTrees(q, layout)
+  if (byTrees !== undefined) return {was, node: byTrees, why: 'the trees of the store are its'}
   const nodes = await listNodes(q)
   const here = nodes.filter((node) => node.hostname === hostname)
   const candidates = here.length > 0 ? here : nodes
@@ -120,14 +114,20 @@ export async function examineNodeId(
   return {was, node: first.id, why}
 }
 
+/** The one host of the database that the trees of a store are of. */
+export async function nodeOfTrees(q: Query, layout: Layout): Promise<NodeId | undefined> {
+  const [only, ...more] = await nodesOfTrees(q, treesOf(layout))
+  return more.length === 0 ? only : undefined
+}
+
 /** A sound id of a host without images, in a store whose trees are another host's. */
 async function examineKnown(
   q: Query,
   layout: Layout,
   known: NodeId,
 ): Promise<NodeTrouble | undefined> {
-  const [only, ...more] = await nodesOfTrees(q, treesOf(layout))
-  if (only === undefined || more.length > 0 || only === known) return undefined
+  const only = await nodeOfTrees(q, layout)
+  if (only === undefined || only === known) return undefined
   const own = await q
     .selectFrom('placements')
     .select('image_id')

@@ -173,3 +173,19 @@ export async function hasLiveWorker(
       Math.abs(images.clock.now() - owner.heartbeat_at) <= silentMsMax,
   )
 }
+
+/** The first of some owners, of any host, that may be at work; in words. */
+export function findAtWork(
+  owners: readonly OwnerRow[],
+  now: number,
+  leaseMs: number,
+): string | undefined {
+  const self = ownIdentity()
+  const found = owners.find((owner) => {
+    const liveness = livenessOf(owner, self)
+    // Another boot is also what every other host has: only its silence tells of that.
+    if (liveness === 'dead' && owner.hostname === hostname()) return false
+    return liveness === 'alive' || now - owner.heartbeat_at <= Math.max(leaseMs, 3000)
+  })
+  return found && `a ${found.kind} (process ${found.pid} on ${found.hostname})`
+}

@@ -162,7 +162,7 @@ function tryMount(dir: string, trial: ErofsTrial): ErofsSupport {
 function tryMountOnce(dir: string, trial: ErofsTrial): ErofsSupport & {isDisturbed?: boolean} {
   let work: string
   try {
-    makeDirectories(join(dir, 'staging'))
+    makeDirectories(join(dir, 'staging'), 0o700)
     work = mkdtempSync(join(dir, 'staging', 'erofs-check-'))
   } catch (error) {
     const trouble = diskTrouble(error, dir)

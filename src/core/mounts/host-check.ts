@@ -87,7 +87,7 @@ async function tryMountOnce(
 ): Promise<MountTrial & {isDisturbed?: boolean}> {
   let dir: string
   try {
-    makeDirectories(join(storeDir, 'staging'))
+    makeDirectories(join(storeDir, 'staging'), 0o700)
     dir = mkdtempSync(join(storeDir, 'staging', 'mount-check-'))
   } catch (error) {
     const reason = `cannot write into the store (${systemCode(error) ?? String(error)})`

@@ -19,7 +19,7 @@ import {
   type ChunkFile,
 } from '../disks/chunk-files.ts'
 import {publishLockName, stagingMark} from '../disks/leftovers.ts'
-import {acquireLock, type Lock} from '../disks/lock.ts'
+import {acquireLock, type Lock} from '../syscalls/lock.ts'
 import type {ReadChunk} from '../disks/raw-disk.ts'
 import {fail, fromSystemError, systemCode} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'

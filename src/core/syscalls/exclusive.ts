@@ -2,6 +2,7 @@
 import {systemCode} from '../errors.ts'
 import {libc, systemError} from './libc.ts'
 
+const LOCK_SH = 1
 const LOCK_EX = 2
 const LOCK_NB = 4
 const AT_FDCWD = -100
@@ -35,13 +36,14 @@ function calls(): Calls {
 
 /**
  * Takes the lock of an open file, without waiting; false when another descriptor has it. It ends when the descriptor
- * is closed, however the process ends.
+ * is closed, however the process ends. A shared one is for looking: those who look are not in one another's way.
  *
  * Errors: a system error; host_lacks when koffi cannot load.
  */
-export function tryLock(fd: number): boolean {
+export function tryLock(fd: number, options: {isShared?: boolean} = {}): boolean {
+  const kind = options.isShared === true ? LOCK_SH : LOCK_EX
   for (;;) {
-    if (calls().flock(fd, LOCK_EX | LOCK_NB) === 0) return true
+    if (calls().flock(fd, kind | LOCK_NB) === 0) return true
     const errno = calls().errno()
     if (errno === EINTR) continue
     const error = systemError('flock', errno)

@@ -1,7 +1,7 @@
 /** One writer of a place at a time, however writers end. */
 import {closeSync, fstatSync, openSync, rmSync, statSync} from 'node:fs'
 import {fromSystemError, systemCode} from '../errors.ts'
-import {tryLock} from '../syscalls/exclusive.ts'
+import {tryLock} from './exclusive.ts'
 
 export type Lock = {
   /** Gives the place free, and removes the file. */
@@ -43,7 +43,7 @@ export function isLocked(path: string): boolean {
     throw fromSystemError(error, path, 'read')
   }
   try {
-    return !tryLock(fd)
+    return !tryLock(fd, {isShared: true})
   } finally {
     closeSync(fd)
   }

@@ -2,7 +2,7 @@ import {existsSync, mkdtempSync, rmSync, writeFileSync} from 'node:fs'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {expect} from 'chai'
-import {acquireLock} from '../../../src/core/disks/lock.ts'
+import {acquireLock} from '../../../src/core/syscalls/lock.ts'
 
 describe('the lock of a place', () => {
   let dir = ''
