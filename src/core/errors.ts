@@ -718,7 +718,8 @@ export function errorToJson(error: ImgstoreError): ErrorJson {
 
 /** The `code` of a Node system error (`ENOENT` …), or undefined for anything else. */
 export function systemCode(error: unknown): string | undefined {
-  if (!(error instanceof Error && 'code' in error && typeof error.code === 'string')) return undefined
+  if (!(error instanceof Error && 'code' in error && typeof error.code === 'string'))
+    return undefined
   if (!/^unknown/i.test(error.code) || !('errno' in error)) return error.code
   return unnamed[-Number(error.errno)] ?? error.code
 }
