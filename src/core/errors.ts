@@ -153,7 +153,7 @@ export const errorTable = {
   }),
   file_not_found: row<{path: string}>({
     message: (d) => `there is no file ${quote(d.path)}`,
-    hint: 'Check the path.',
+    hint: 'Check the path: it is taken from the working directory.',
     fault: 'user',
     retry: 'never',
     exit: 10,
@@ -272,7 +272,7 @@ export const errorTable = {
   file_busy: row<{path: string}>({
     message: (d) => `another program is writing ${d.path} just now`,
     hint: 'Wait for it to end, or choose another name.',
-    fault: 'user',
+    fault: 'host',
     retry: 'backoff',
     exit: 11,
     http: 409,
@@ -291,7 +291,7 @@ export const errorTable = {
     message: (d) => `the database ${d.path} is in use by ${d.by}`,
     hint: 'Stop it (`systemctl stop imgstore-worker`), then try again.',
     fault: 'user',
-    retry: 'after_fix',
+    retry: 'never',
     exit: 11,
     http: 409,
     grpc: 'failed_precondition',
