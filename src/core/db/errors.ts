@@ -1,5 +1,5 @@
 /** SQLite's error codes as ours. */
-import {closeSync, constants, openSync, readSync} from 'node:fs'
+import {closeSync, constants, openSync, readSync, rmSync} from 'node:fs'
 import {fail, fromSystemError, systemCode, type ImgstoreError} from '../errors.ts'
 import {MiB} from '../limits.ts'
 
@@ -30,10 +30,13 @@ export function codedDatabaseError(error: unknown, path: string): ImgstoreError 
   return undefined
 }
 
-/** SQLite keeps the system's reason to itself, so the file is tried once more. */
+/** SQLite keeps the system's reason to itself, so the file is tried once more, and one beside it, as it keeps there. */
 function whyNotOpened(error: unknown, path: string): ImgstoreError {
+  const beside = `${path}-probe-${process.pid}`
   try {
     closeSync(openSync(path, constants.O_RDWR | constants.O_CREAT, 0o644))
+    closeSync(openSync(beside, constants.O_RDWR | constants.O_CREAT, 0o644))
+    rmSync(beside, {force: true})
   } catch (reason) {
     if (['EIO', 'ENOSPC', 'EDQUOT'].includes(systemCode(reason) ?? ''))
       return fromSystemError(reason, path, 'open')
