@@ -26,13 +26,18 @@ import {makeTestCa} from '../support/test-ca.ts'
 const secret = 'canary-hunter2'
 const kinds: readonly FaultKind[] = [...forwardFaults, ...uselessFaults]
 
-/** A file of bytes that repeat nowhere, in an archive. */
-function makeFile(seed: number, sizeBytes: number): {bytes: Buffer; digest: string; data: Buffer} {
+/** Bytes that repeat nowhere, in an archive; in files of a size that every profile takes. */
+function makeArchive(seed: number, sizeBytes: number): {bytes: Buffer; digest: string} {
   const key = Buffer.alloc(16)
   key.writeUInt32LE(seed)
   const data = createCipheriv('aes-128-ctr', key, Buffer.alloc(16)).update(Buffer.alloc(sizeBytes))
-  const bytes = makeTar([{name: 'data', content: data}])
-  return {bytes, digest: sha256(bytes), data}
+  const pieceBytes = 64 * MiB
+  const entries = Array.from({length: Math.ceil(sizeBytes / pieceBytes)}, (_, i) => ({
+    name: `data-${i}`,
+    content: data.subarray(i * pieceBytes, (i + 1) * pieceBytes),
+  }))
+  const bytes = makeTar(entries)
+  return {bytes, digest: sha256(bytes)}
 }
 
 /** As many of each kind, in an order of the seed's; the answers that bring something together bring nearly all. */
@@ -123,7 +128,7 @@ describe('one fetch from a server in every kind of trouble', function () {
   it(`ends in the right blob, with at most 5 % fetched twice`, async () => {
     console.log(`    IMGSTORE_TEST_SEED=${faultSeed}`)
     const {scene, server: newServer} = newStage()
-    const {bytes, digest} = makeFile(faultSeed, sizeBytes)
+    const {bytes, digest} = makeArchive(faultSeed, sizeBytes)
     const deck = makeDeck(faultSeed, faults, bytes.length)
     const server = await newServer({content: bytes, deck})
     const startedAt = performance.now()
@@ -281,7 +286,7 @@ const staying: Alone[] = [
 describe('each kind of trouble alone', function () {
   requires('root', 'program:openssl')
   const newStage = useStages()
-  const {bytes, digest} = makeFile(5, fileBytes)
+  const {bytes, digest} = makeArchive(5, fileBytes)
 
   const tryAlone = async (alone: Alone): Promise<void> => {
     const {scene, server: newServer} = newStage()

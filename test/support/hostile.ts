@@ -17,7 +17,8 @@ export const hostileTexts: readonly string[] = [
   '.',
   '..',
   '../../evil',
-  '/etc/passwd',
+  // Whatever is written there by mistake is lost.
+  '/proc/version',
   'a/../../../evil',
   '..\\evil',
   '%2e%2e%2fevil',
@@ -63,6 +64,9 @@ export const hostileTexts: readonly string[] = [
   'null',
   'one',
 ]
+
+/** Commands that write and read the very file that they are told: a hostile word there is only an odd name. */
+export const namingCommands: ReadonlySet<string> = new Set(['backup', 'restore'])
 
 /** Addresses; those with a secret in them all end at a closed port or nowhere. */
 export const hostileUrls: readonly string[] = [
@@ -142,7 +146,10 @@ export function listAround(dir: string, skip: readonly string[]): string[] {
   const walk = (path: string): void => {
     for (const entry of readdirSync(join(dir, path), {withFileTypes: true})) {
       const name = path === '' ? entry.name : `${path}/${entry.name}`
-      if (skip.some((one) => name === one || name.startsWith(`${one}-`))) continue
+      if (
+        skip.some((one) => name === one || name.startsWith(`${one}-`) || name.startsWith(`${one}/`))
+      )
+        continue
       found.push(name)
       if (entry.isDirectory()) walk(name)
     }
