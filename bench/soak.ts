@@ -234,7 +234,9 @@ function sample(worker: ChildProcess, serve: ChildProcess): Sample {
 }
 
 function startLong(args: string[]): {child: ChildProcess; said: () => string} {
-  const child = spawn(program, args, {cwd: dir, env, stdio: ['ignore', 'pipe', 'pipe']})
+  // Where it listens is said at the usual level.
+  const told = {...env, IMGSTORE_LOG_LEVEL: 'info'}
+  const child = spawn(program, args, {cwd: dir, env: told, stdio: ['ignore', 'pipe', 'pipe']})
   let said = ''
   // Only the beginning is of use; the rest must not make this process grow.
   const keep = (text: Buffer): void => {
