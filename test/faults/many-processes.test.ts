@@ -55,7 +55,11 @@ describe('many processes on one store', function () {
     const workers = Array.from({length: workerCount}, () => scene.start(['worker']))
     const trouble = makeTrouble(workers, clock)
     let commands = 0
-    const isUp = (): boolean => imagesOf(scene).every(({state}) => state === 'ACTIVE')
+    const isUp = (): boolean => {
+      const states = imagesOf(scene).map(({state}) => state)
+      expect(states, 'an image').not.to.include('FAILED')
+      return states.every((state) => state === 'ACTIVE')
+    }
     const lookOn = async (): Promise<void> => {
       await until('all images to be ACTIVE', isUp, isLong ? 3_600_000 : 150_000)
       trouble.isOver = true

@@ -184,9 +184,14 @@ async function* staleStaging(maintenance: MaintenanceContext): AsyncIterable<Can
   for (const name of names) {
     const path = join(layout.staging, name)
     const ageMs = await ageOf(path, clock.now())
-    const reason = stagingReason(name, needs, ageMs, maintenance.settings().staleAfterMs)
+    const why = (known: Needs): string | undefined =>
+      stagingReason(name, known, ageMs, maintenance.settings().staleAfterMs)
+    const reason = why(needs)
     if (reason === undefined) continue
     const remove = async (): Promise<boolean> => {
+      // A tree may have got its image between two of the looks; what nothing needs now nothing will need again.
+      const canGo = (fresh: Needs): Promise<boolean> => Promise.resolve(why(fresh) !== undefined)
+      if (parseTreeId(name) && !(await behindLock(maintenance, canGo))) return false
       for (const mount of mountsBelow(path).reverse()) unmountSync(mount.mountPoint, {lazy: true})
       await maintenance.removeTree(path)
       return true
@@ -336,7 +341,10 @@ async function forgetLostBlobs(maintenance: MaintenanceContext): Promise<void> {
   const digests = await digestsInUse(database.db)
   for (const row of await listBlobs(database.db)) {
     if (digests.has(row.digest) || (await blobs.stat(row.digest))) continue
-    await removeBlob(database.db, row.digest)
+    // An image may have come meanwhile, and its blob with it.
+    await database.db.transaction().execute(async (trx) => {
+      if (!(await digestsInUse(trx)).has(row.digest)) await removeBlob(trx, row.digest)
+    })
   }
 }
 

@@ -1,5 +1,6 @@
 import {existsSync, mkdirSync, readdirSync, utimesSync, writeFileSync} from 'node:fs'
 import {join} from 'node:path'
+import SqliteDatabase from 'better-sqlite3'
 import {expect} from 'chai'
 import {newUlid} from '../../../src/core/ids.ts'
 import type {CleanupReport, Store} from '../../../src/core/store.ts'
@@ -66,6 +67,26 @@ const expected = [
   'overlay vanished',
   'tree vanished',
 ]
+
+/** Runs `act` right after the nth query for all images, before anything else is asked. Returns what ends that. */
+function afterLookAtImages(nth: number, act: () => void): () => void {
+  const memory = new SqliteDatabase(':memory:')
+  const statements = Object.getPrototypeOf(memory.prepare('select 1')) as {
+    source: string
+    all: (...parameters: unknown[]) => unknown
+  }
+  memory.close()
+  const {all} = statements
+  let left = nth
+  statements.all = function (...parameters) {
+    const rows = all.apply(this, parameters)
+    if (this.source.includes('order by "images"."name"') && --left === 0) act()
+    return rows
+  }
+  return () => {
+    statements.all = all
+  }
+}
 
 describe('cleanup', () => {
   let server: BlobServer
@@ -135,6 +156,35 @@ describe('cleanup', () => {
         expect(server.of('/one.tar')[1]?.range).to.match(/^bytes=/)
       },
       {flags: {staleAfterMs: 0}},
+    )
+  })
+
+  it('keeps a tree that is finished, and whose run changes hands, while it looks', async () => {
+    await withTempStore(
+      async ({store, storeDir, dir}) => {
+        const url = server.put('/one.tar', smallImage().bytes)
+        await store.images.fetch({name: 'one', url, digest: smallImage().digest})
+        const file = new SqliteDatabase(join(dir, 'store.db'))
+        const {id} = file.prepare('select id from runs').get() as {id: string}
+        put(join(storeDir, 'staging', `${id}-1`, 'rootfs/file'))
+        try {
+          // Each phase looks once, some more often.
+          for (let nth = 1; nth <= 5; nth++) {
+            file.exec(`update placements set state = 'UNPACKING', tree_id = null;
+              update runs set epoch = 1`)
+            const restore = afterLookAtImages(nth, () =>
+              file.exec(`update placements set state = 'UNPACKED', tree_id = '${id}-1';
+                update runs set epoch = 2`),
+            )
+            const report = await store.maintenance.cleanup({isDryRun: false}).finally(restore)
+            expect(shown(report), `look ${nth}`).to.deep.equal([])
+          }
+        } finally {
+          file.close()
+        }
+        expect(namesIn(join(storeDir, 'staging'))).to.deep.equal([`${id}-1`])
+      },
+      {leaves: ['staging']},
     )
   })
 

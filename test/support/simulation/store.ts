@@ -240,10 +240,9 @@ export class SimulatedStore implements Journal<ImageState, Goal, ImagePatch> {
     place.state = to
     place.held = undefined
     if (options.patch?.treeId !== undefined) place.treeId = options.patch.treeId
-    run.attempt = 1
     delete run.waitsFor
-    run.isTakeover = false
     if (options.isLast) this.#end(run, 'done')
+    else Object.assign(run, {attempt: 1, isTakeover: false})
     this.version++
     this.transitions++
     return this.#event(claim, record, {kind: to === 'REMOVED' ? 'removed' : 'transition', to})
