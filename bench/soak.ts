@@ -8,8 +8,9 @@
  *
  *   node bench/soak.ts [--minutes 120] [--round-seconds 60] [--seed N]
  *
- * Prints one line of JSON for each round (SIGINT ends after the one under way) and one with what was fitted to them: growth over the whole time, and whether
- * that is flat. Exits 1 when it is not. Needs root and the built program (`npm run build`).
+ * Prints one line of JSON for each round, and one with the line that was fitted to each figure: its growth over the whole
+ * time, and whether all of it is flat, something grows, or it was too short to tell. SIGINT ends it after the round under
+ * way. Exits 1 when something grows. Needs root and the built program (`npm run build`).
  */
 import {spawn, type ChildProcess} from 'node:child_process'
 import {once} from 'node:events'
