@@ -1,4 +1,5 @@
 /** Images and their placements: what was asked for, and how far it is on a host. */
+import {sql} from 'kysely'
 import type {Digest} from '../digest.ts'
 import type {ErrorJson} from '../errors.ts'
 import type {ImageName, NodeId} from '../ids.ts'
@@ -313,4 +314,12 @@ export async function removeImageRow(q: Query, id: number): Promise<boolean> {
     )
     .executeTakeFirst()
   return result.numDeletedRows > 0n
+}
+
+/** Whether this database has ever known an image, also one that is gone. */
+export async function hasKnownImages(q: Query): Promise<boolean> {
+  const {rows} = await sql`select 1 from sqlite_sequence where name = 'images' and seq > 0`.execute(
+    q,
+  )
+  return rows.length > 0
 }

@@ -426,8 +426,3 @@ export async function unstrandRun(
     .where('id', '=', id)
     .execute()
 }
-
-/** Whether this database has ever had anything to do. */
-export async function hasRuns(q: Query): Promise<boolean> {
-  return (await q.selectFrom('runs').select('id').limit(1).executeTakeFirst()) !== undefined
-}

@@ -3,7 +3,7 @@ import {lstat, mkdir, readdir, rename, rm, rmdir, stat} from 'node:fs/promises'
 import {join} from 'node:path'
 import type {BlobFile, BlobFileKind} from '../blobs/blob-store.ts'
 import {listBlobs, removeBlob} from '../db/blobs.ts'
-import {digestsInUse, listPlaced, type PlacedImage} from '../db/images.ts'
+import {digestsInUse, hasKnownImages, listPlaced, type PlacedImage} from '../db/images.ts'
 import {countPrunable, pruneSome, type Pruned} from '../db/prune.ts'
 import type {Query} from '../db/query.ts'
 import {listRuns} from '../db/runs.ts'
@@ -85,7 +85,8 @@ export async function cleanup(
 async function* candidates(maintenance: MaintenanceContext): AsyncIterable<Candidate> {
   yield* unusedBlobs(maintenance)
   yield* staleStaging(maintenance)
-  yield* vanishedImages(maintenance)
+  // A database that has never known an image is not the one of these trees: it was lost, or another was meant.
+  if (await hasKnownImages(maintenance.database.db)) yield* vanishedImages(maintenance)
   yield* vanishedDisks(maintenance)
   yield* halfPublished(maintenance)
   yield* drafts(maintenance)

@@ -230,8 +230,20 @@ describe('cleanup', () => {
     })
   })
 
+  it('takes no trees for leftovers when the database has never known an image', async () => {
+    await withTempStore(async ({storeDir, dir, store, reopen}) => {
+      await litter(store, storeDir, server)
+      const other = await reopen({flags: {db: join(dir, 'other.db')}})
+      await other.maintenance.cleanup({isDryRun: false})
+      for (const place of ['images/one/rootfs', 'overlays/vanished/upper'])
+        expect(existsSync(join(storeDir, place)), place).to.equal(true)
+    })
+  })
+
   it('goes on past what it cannot remove, and says why', async () => {
     await withTempStore(async ({store, storeDir}) => {
+      const url = server.put('/one.tar', smallImage().bytes)
+      await store.images.fetch({name: 'one', url, digest: smallImage().digest, goal: 'STORED'})
       put(join(storeDir, 'active/vanished/file'))
       put(join(storeDir, 'images/other/rootfs/file'))
       const report = await store.maintenance.cleanup({isDryRun: false})

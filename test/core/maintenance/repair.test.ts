@@ -289,11 +289,11 @@ describe('repairing a store', () => {
       chmodSync(join(storeDir, 'staging'), 0o755)
       const report = await repair(context)
       expect(report.items.map(({action}) => action)).to.deep.equal([
-        'set to 0755',
+        'set to 0775',
         'set to 0750',
         'set to 0700',
       ])
-      expect(statSync(join(storeDir, 'blobs')).mode & 0o777).to.equal(0o755)
+      expect(statSync(join(storeDir, 'blobs')).mode & 0o777).to.equal(0o775)
     })
   })
 })

@@ -33,9 +33,12 @@ export async function* wrongNode(
 /** Bits that a directory must have, and those that it must not. */
 type Mode = {needs: number; lacks: number}
 
-/** Nobody but the owner writes in a store; staging is unpacked into, and shown disks are for everybody to read. */
+/**
+ * Not everybody writes in a store (a group may, where the umask says so); staging is unpacked into, and shown disks are
+ * for everybody to read.
+ */
 function modesOf(layout: Layout): [string, Mode][] {
-  const usual = {needs: 0o700, lacks: 0o022}
+  const usual = {needs: 0o700, lacks: 0o002}
   const {store, blobs, images, overlays, active, quarantine, staging, disks} = layout
   return [
     ...[store, blobs, images, overlays, active, quarantine].map((path): [string, Mode] => [

@@ -4,7 +4,7 @@ import {join} from 'node:path'
 import {getPlacedById, listPlaced, type PlacedImage} from '../../db/images.ts'
 import {getOpenRun} from '../../db/runs.ts'
 import {readPublication, withdrawDisk} from '../../disks/publications.ts'
-import {fail} from '../../errors.ts'
+import {fail, toImgstoreError} from '../../errors.ts'
 import {failpoint} from '../../failpoint.ts'
 import {newUlid} from '../../ids.ts'
 import type {ImageState, RunSummary} from '../../image.ts'
@@ -113,7 +113,13 @@ async function* wrongState(
 ): AsyncIterable<Finding> {
   const {database, node, layout} = maintenance
   if (image.goal !== 'REMOVED') {
-    const wrong = await lookAt(maintenance, image, facts)
+    let wrong: Wrong | undefined
+    try {
+      wrong = await lookAt(maintenance, image, facts)
+    } catch (error) {
+      yield unreadable(image, error)
+      return
+    }
     if (wrong) {
       const path = wrong.isTreeLost ? layout.image(image.name) : undefined
       yield {
@@ -142,6 +148,17 @@ async function* wrongState(
         await setBack(maintenance, trx, fresh, {to: fresh.state, reason: 'it had no run'})
         return true
       }),
+  }
+}
+
+/** What the disk does not give is nothing to judge by: no tree is thrown away for it. */
+function unreadable(image: PlacedImage, error: unknown): Finding {
+  return {
+    kind: 'image',
+    image: image.name,
+    problem: `${image.state}, and its files cannot be read`,
+    action: 'look at the disk',
+    mend: () => Promise.reject(toImgstoreError(error)),
   }
 }
 

@@ -8,7 +8,7 @@
  * again and mended behind the database's write lock, which every step of a worker takes, too.
  */
 import {readdirSync} from 'node:fs'
-import {hasRuns} from '../../db/runs.ts'
+import {hasKnownImages} from '../../db/images.ts'
 import {errorToJson, fail, fromSystemError, ImgstoreError, toImgstoreError} from '../../errors.ts'
 import {failpoint} from '../../failpoint.ts'
 import {cleanup} from '../cleanup.ts'
@@ -68,7 +68,7 @@ async function isRightDatabase({database, layout, settings}: MaintenanceContext)
   const path = settings().db
   const hasTrees = [layout.images, layout.overlays].some(hasEntries)
   const isThere = database.path !== ':memory:'
-  if (isThere && (!hasTrees || (await hasRuns(database.db)))) return true
+  if (isThere && (!hasTrees || (await hasKnownImages(database.db)))) return true
   if (!isThere && !hasTrees) return false
   const reason = `${isThere ? 'it has never known an image' : 'it is not there'}, and the store ${layout.store} holds some`
   throw fail('store_invalid', {path, reason})
