@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 require('./check-node.js')
+require('./guard-output.js')
 const fs = require('fs')
 const os = require('os')
 const path = require('path')

@@ -5,7 +5,7 @@ import type {CleanupReport} from '../core/store.ts'
 
 export default class Cleanup extends BaseCommand {
   static override summary = 'Remove what no image needs any more.'
-  static override description = `Unused blobs, stale downloads, staging trees, overlays and mounts of images that are gone. Never what an image or a run needs.
+  static override description = `Unused blobs, stale downloads, staging trees, overlays and mounts of images that are gone, and the history of runs that were over long ago. Never what an image or a run needs.
 
 Exit codes: 0 done, 3 something could not be removed (it is named).`
   static override usage = 'cleanup [flags]'
@@ -35,7 +35,7 @@ Exit codes: 0 done, 3 something could not be removed (it is named).`
 }
 
 function reportLines(report: CleanupReport): string[] {
-  const {items, freedBytes, isDryRun} = report
+  const {items, freedBytes, isDryRun, forgotten} = report
   const rows = items.map((item) => [
     item.kind,
     formatBytes(item.sizeBytes),
@@ -46,6 +46,13 @@ function reportLines(report: CleanupReport): string[] {
   const summary = isDryRun
     ? `Would remove ${formatCount(items.length, 'item')} and free ${formatBytes(freedBytes)}`
     : `Removed ${formatCount(removed, 'item')}, freed ${formatBytes(freedBytes)}`
-  if (items.length === 0) return [`Nothing to remove: freed ${formatBytes(0)}`]
-  return [...table(['KIND', 'SIZE', 'PATH', 'WHY'], rows, ['SIZE']), '', summary]
+  const {runs, events} = forgotten
+  const history =
+    runs + events === 0
+      ? []
+      : [
+          `${isDryRun ? 'Would forget' : 'Forgot'} ${formatCount(runs, 'old run')} and ${formatCount(events, 'event')}`,
+        ]
+  if (items.length === 0) return [...history, `Nothing to remove: freed ${formatBytes(0)}`]
+  return [...table(['KIND', 'SIZE', 'PATH', 'WHY'], rows, ['SIZE']), '', ...history, summary]
 }

@@ -18,7 +18,8 @@ Exit codes: 0 done, 10 no such file, 11 there are images already (--force) or th
   static override examples = [
     {
       description: 'Restore into a new store.',
-      command: '<%= config.bin %> restore ./imgstore.tar --store ./restored/store',
+      command:
+        '<%= config.bin %> restore ./imgstore.tar --store ./restored/store --db ./restored/store.db',
     },
     {
       description: 'Restore in the place of the store that is there.',

@@ -153,7 +153,7 @@ export const errorTable = {
   }),
   file_not_found: row<{path: string}>({
     message: (d) => `there is no file ${quote(d.path)}`,
-    hint: 'Check the path.',
+    hint: 'Check the path: it is taken from the working directory.',
     fault: 'user',
     retry: 'never',
     exit: 10,
@@ -272,7 +272,7 @@ export const errorTable = {
   file_busy: row<{path: string}>({
     message: (d) => `another program is writing ${d.path} just now`,
     hint: 'Wait for it to end, or choose another name.',
-    fault: 'user',
+    fault: 'host',
     retry: 'backoff',
     exit: 11,
     http: 409,
@@ -291,7 +291,7 @@ export const errorTable = {
     message: (d) => `the database ${d.path} is in use by ${d.by}`,
     hint: 'Stop it (`systemctl stop imgstore-worker`), then try again.',
     fault: 'user',
-    retry: 'after_fix',
+    retry: 'never',
     exit: 11,
     http: 409,
     grpc: 'failed_precondition',
@@ -690,15 +690,18 @@ export function asPassing(error: ImgstoreError): ImgstoreError {
  */
 export function toImgstoreError(error: unknown): ImgstoreError {
   if (error instanceof ImgstoreError) return error
-  if (isSystemRefusal(error)) return fromSystemError(error, error.path, error.syscall)
+  const refused = refusedPath(error)
+  if (refused) return fromSystemError(error, refused.path, refused.syscall)
   const reason = error instanceof Error ? error.message : String(error)
   return fail('internal', {reason}, {cause: error})
 }
 
-/** An error of a system call on a path; one on a descriptor that is not open is a bug of ours. */
-function isSystemRefusal(error: unknown): error is Error & {path: string; syscall: string} {
-  const {path, syscall} = (error ?? {}) as {path?: unknown; syscall?: unknown}
-  return error instanceof Error && typeof path === 'string' && typeof syscall === 'string'
+/** What a system call on a path said no to; an error of a descriptor that is not open is a bug of ours. */
+function refusedPath(error: unknown): {path: string; syscall: string} | undefined {
+  if (!(error instanceof Error)) return undefined
+  const {path, syscall} = error as {path?: unknown; syscall?: unknown}
+  if (syscall === 'uv_cwd') return {path: 'the working directory', syscall}
+  return typeof path === 'string' && typeof syscall === 'string' ? {path, syscall} : undefined
 }
 
 /** The shape in which a failure leaves the program as JSON. */
@@ -715,7 +718,8 @@ export function errorToJson(error: ImgstoreError): ErrorJson {
 
 /** The `code` of a Node system error (`ENOENT` …), or undefined for anything else. */
 export function systemCode(error: unknown): string | undefined {
-  if (!(error instanceof Error && 'code' in error && typeof error.code === 'string')) return undefined
+  if (!(error instanceof Error && 'code' in error && typeof error.code === 'string'))
+    return undefined
   if (!/^unknown/i.test(error.code) || !('errno' in error)) return error.code
   return unnamed[-Number(error.errno)] ?? error.code
 }

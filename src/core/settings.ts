@@ -685,6 +685,14 @@ export const settingTable = define({
     env: ['IMGSTORE_STALE_AFTER'],
     doc: 'Age at which cleanup removes parts and staging trees that no run needs.',
   },
+  keepEventsMs: {
+    kind: 'duration',
+    default: 720 * HOUR,
+    min: 0,
+    max: 87_600 * HOUR,
+    env: ['IMGSTORE_KEEP_EVENTS'],
+    doc: 'Age at which a worker and cleanup forget runs that are over, with their events; the last run of each image stays.',
+  },
   spaceReserveBytes: {
     kind: 'bytes',
     min: 0,

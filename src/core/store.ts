@@ -2,7 +2,7 @@
  * The one door into the core. `openStore(settings)` opens the database, builds the drivers (heavy ones when first
  * used) and gives the services that every surface calls.
  */
-import {existsSync, mkdirSync, rmdirSync} from 'node:fs'
+import {existsSync, rmdirSync} from 'node:fs'
 import {hostname} from 'node:os'
 import {dirname} from 'node:path'
 import type {BackupHead} from './backups/format.ts'
@@ -80,6 +80,7 @@ export {
   sendfile,
   WOULD_BLOCK,
 } from './syscalls/sendfile.ts'
+import {makeDirectories} from './syscalls/make-directories.ts'
 export type {WorkOptions} from './images/work.ts'
 // Serving a plain directory needs no store, so this one service opens by itself.
 export {openStreams, type StreamsOptions} from './streams/streams.ts'
@@ -179,7 +180,7 @@ type Contexts = {images: ImagesContext; maintenance: MaintenanceContext}
 
 function makeStore(layout: Layout): void {
   try {
-    mkdirSync(layout.store, {recursive: true})
+    makeDirectories(layout.store)
   } catch (error) {
     throw fromSystemError(error, layout.store, 'make')
   }
@@ -393,7 +394,7 @@ async function repairFound(
 async function leavingNoStore<T>(layout: Layout, body: () => Promise<T>): Promise<T> {
   let made: string | undefined
   try {
-    made = mkdirSync(layout.store, {recursive: true})
+    made = makeDirectories(layout.store)
   } catch {
     // What cannot be made is for `body` to find and to report.
   }

@@ -1,8 +1,14 @@
 /** Whatever the program is given to read: a usage error or a coded failure, and nothing worse. */
 import {spawnSync} from 'node:child_process'
-import {cpSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync} from 'node:fs'
-import {once} from 'node:events'
-import {createServer, type AddressInfo, type Socket} from 'node:net'
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import {dirname, join} from 'node:path'
 import type {Command} from '@oclif/core'
 import SqliteDatabase from 'better-sqlite3'
@@ -21,8 +27,8 @@ import {
   listAround,
   type Answer,
 } from '../support/hostile.ts'
+import {HostileServer, hostileAnswer} from '../support/hostile-server.ts'
 import {randomOf} from '../support/image-maker.ts'
-import {useScenes} from '../support/program.ts'
 import {commandIds, loadCommand} from '../support/run-command.ts'
 
 const random = randomOf(faultSeed)
@@ -32,21 +38,28 @@ const anyText = (): string =>
 const count = new Map<string, number>()
 
 /** Runs one case, which must come to an end, and looks at how it ended. */
-async function expectAnswer(kind: string, what: string, work: () => Promise<Answer>): Promise<void> {
+async function expectAnswer(
+  kind: string,
+  what: string | (() => string),
+  work: () => Promise<Answer>,
+): Promise<void> {
   count.set(kind, (count.get(kind) ?? 0) + 1)
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => reject(new Error('it never ended')), 30_000)
   })
-  const shown = what.slice(0, 2000)
+  const shown = (): string => (typeof what === 'string' ? what : what()).slice(0, 2000)
   try {
     expectCivil(shown, await Promise.race([work(), late]))
   } catch (error) {
     if (process.env['TRIAGE']) {
-      console.log(`TRIAGE ${kind} ${shown.slice(0, 400)} ::`, (error as Error).message.slice(0, 1500))
+      console.log(
+        `TRIAGE ${kind} ${shown().slice(0, 400)} ::`,
+        (error as Error).message.slice(0, 1500),
+      )
       return
     }
-    throw new Error(`${shown}: ${error instanceof Error ? error.message : String(error)}`, {
+    throw new Error(`${shown()}: ${error instanceof Error ? error.message : String(error)}`, {
       cause: error,
     })
   } finally {
@@ -139,7 +152,7 @@ describe('bad input', function () {
       for (const id of commandIds().filter((one) => !staying.has(one))) {
         const command = await loadCommand(id)
         await expectNothingAround(dir, async () => {
-          for (let i = 0; i < howMany(20, 2000); i++) {
+          for (let i = 0; i < howMany(12, 2000); i++) {
             const line = hostileLine(id, command)
             await expectAnswer('command lines', JSON.stringify(line), () => run(...line))
           }
@@ -157,7 +170,7 @@ describe('bad input', function () {
     })
     await withPlace(async ({dir, run}) => {
       await expectNothingAround(dir, async () => {
-        for (let i = 0; i < howMany(150, 20_000); i++) {
+        for (let i = 0; i < howMany(60, 20_000); i++) {
           // The kernel lets no NUL into an environment.
           const value = anyText().replaceAll('\u0000', '')
           const env = {[pick(names)]: value, [pick(names)]: anyText().replaceAll('\u0000', '')}
@@ -179,7 +192,16 @@ describe('bad input', function () {
       const lines = [
         ['list', '--config', file],
         ['doctor', '--settings', '--json', '--config', file],
-        ['fetch', 'two', server.url, 'a'.repeat(64), '--wait', '--max-attempts=1', '--ca-file', file],
+        [
+          'fetch',
+          'two',
+          server.url,
+          'a'.repeat(64),
+          '--wait',
+          '--max-attempts=1',
+          '--ca-file',
+          file,
+        ],
         ['fetch', 'two', server.url, 'a'.repeat(64), '--wait', '--max-attempts=1', '--json'],
         ['disk', 'list', '--images-root', file],
         ['disk', 'verify', file],
@@ -193,7 +215,7 @@ describe('bad input', function () {
         }
         await run('remove', 'two', '--wait')
       }
-      for (let i = 0; i < howMany(8, 800); i++) {
+      for (let i = 0; i < howMany(5, 800); i++) {
         const bytes = bentBytes(random, right)
         writeFileSync(file, bytes)
         await tryAll(bytes.toString('latin1').slice(0, 500))
@@ -212,8 +234,9 @@ describe('bad input', function () {
   it('in the files of a store is reported, or mended, and never spreads', async () => {
     await withPlace(async (bench) => {
       const {dir} = bench
-      for (const name of ['store', 'store.db']) cpSync(join(dir, name), join(dir, `right-${name}`), {recursive: true})
-      for (let i = 0; i < howMany(60, 3000); i++) {
+      for (const name of ['store', 'store.db'])
+        cpSync(join(dir, name), join(dir, `right-${name}`), {recursive: true})
+      for (let i = 0; i < howMany(25, 3000); i++) {
         const what = bendStore(dir, bench.server.digest)
         await expectNothingAround(dir, async () => {
           for (const line of pick(storeLines(bench))) {
@@ -222,12 +245,51 @@ describe('bad input', function () {
             )
           }
         })
-        for (const {mountPoint} of mountsBelow(dir).reverse()) spawnSync('umount', ['-l', mountPoint])
+        for (const {mountPoint} of mountsBelow(dir).reverse())
+          spawnSync('umount', ['-l', mountPoint])
         for (const name of ['store', 'store.db', 'store.db-wal', 'store.db-shm'])
           rmSync(join(dir, name), {recursive: true, force: true})
-        for (const name of ['store', 'store.db']) cpSync(join(dir, `right-${name}`), join(dir, name), {recursive: true})
+        for (const name of ['store', 'store.db'])
+          cpSync(join(dir, `right-${name}`), join(dir, name), {recursive: true})
       }
     })
+  })
+  it('in the heads of answers ends in a coded failure, and nothing of it steers a terminal', async () => {
+    const server = await HostileServer.start()
+    const url = `http://me:${canary}@127.0.0.1:${server.port}/x.tar`
+    const wishes = ['--no-activate', '--wait', '--max-attempts=1', '--stall-timeout=150ms']
+    try {
+      await withPlace(async ({dir, run}) => {
+        await expectNothingAround(dir, async () => {
+          for (let i = 0; i < howMany(30, 5000); i++) {
+            const answers: Buffer[] = []
+            server.answer = () => {
+              const answer = hostileAnswer(random, server.port)
+              answers.push(answer)
+              return answer
+            }
+            const log = ['--log-level', pick(['debug', 'info', 'error'])]
+            const lines = [
+              ['fetch', 'two', url, 'a'.repeat(64), ...wishes, ...log, ...pick([[], ['--json']])],
+              pick([
+                ['status', 'two'],
+                ['status', 'two', '--json'],
+                ['events'],
+                ['runs', 'list', '--json'],
+              ]),
+              ['remove', 'two', '--wait'],
+            ]
+            for (const line of lines) {
+              const what = (): string =>
+                `${line.join(' ')} ${answers.map((a) => JSON.stringify(a.toString('latin1').slice(0, 600))).join(' ')}`
+              await expectAnswer('heads', what, () => run(...line))
+            }
+          }
+        })
+      })
+    } finally {
+      await server.close()
+    }
   })
 })
 
@@ -256,15 +318,17 @@ function bendStore(dir: string, digest: string): string {
     `store/blobs/${digest}.tar.raw.json`,
     'store/disks/one.json',
     'store/staging/x',
-    'store/blobs/\u001b[31m\u009b\u202e',
+    'store/blobs/\u001b[41;5m\u009b\u202e',
     'store/images/\u001b]0;x\u0007',
     'store',
     'store/blobs',
   ]
   const place = pick(places)
   const path = join(dir, place)
-  const right = existsSync(path) && !place.endsWith('s') && place !== 'store' ? readFileSync(path) : notes
-  if (place.includes('.tmp') || place.includes('.raw')) rmSync(join(store, 'blobs', `${digest}.tar`), {force: true})
+  const right =
+    existsSync(path) && !place.endsWith('s') && place !== 'store' ? readFileSync(path) : notes
+  if (place.includes('.tmp') || place.includes('.raw'))
+    rmSync(join(store, 'blobs', `${digest}.tar`), {force: true})
   const way = pick(['bytes', 'bytes', 'bytes', 'directory', 'pipe', 'link', 'circle', 'database'])
   if (place !== 'store.db') mkdirSync(dirname(path), {recursive: true})
   rmSync(path, {recursive: true, force: true})
@@ -297,9 +361,3 @@ const notes = Buffer.from(
     sha256: 'a'.repeat(64),
   }),
 )
-void canary
-void useScenes
-void createServer
-void once
-type Unused = AddressInfo | Socket
-export type {Unused}

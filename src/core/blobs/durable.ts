@@ -1,7 +1,8 @@
 /** Making directory changes survive a power cut. */
-import {mkdir, open} from 'node:fs/promises'
+import {open} from 'node:fs/promises'
 import {dirname} from 'node:path'
 import {fromSystemError, systemCode} from '../errors.ts'
+import {makeDirectories} from '../syscalls/make-directories.ts'
 
 /** Flushes a directory, so that names made, moved or removed in it stay so. */
 export async function syncDirectory(dir: string): Promise<void> {
@@ -36,23 +37,11 @@ export async function syncFile(path: string): Promise<void> {
 /** Makes a directory with its parents, and their names durable; nothing happens when it is there. */
 export async function makeDirectory(dir: string, mode?: number): Promise<void> {
   try {
-    const first = await makeOne(dir, mode)
+    const first = makeDirectories(dir, mode)
     if (first === undefined) return
     for (let made = dir; made.length >= first.length; made = dirname(made))
       await syncDirectory(dirname(made))
   } catch (error) {
     throw fromSystemError(error, dir, 'make')
   }
-}
-
-/** Gives the topmost directory that was made. First by itself: with its parents, Node calls every failure that it does not expect ENOENT, EIO and EDQUOT too. */
-async function makeOne(dir: string, mode: number | undefined): Promise<string | undefined> {
-  const options = mode === undefined ? {} : {mode}
-  try {
-    await mkdir(dir, options)
-    return dir
-  } catch (error) {
-    if (systemCode(error) !== 'ENOENT' && systemCode(error) !== 'EEXIST') throw error
-  }
-  return await mkdir(dir, {...options, recursive: true})
 }

@@ -1,5 +1,5 @@
 /** Opens the database file: pragmas, version check, migration. The only place that loads better-sqlite3. */
-import {existsSync, mkdirSync, realpathSync} from 'node:fs'
+import {existsSync, realpathSync} from 'node:fs'
 import {dirname} from 'node:path'
 import SqliteDatabase from 'better-sqlite3'
 import {Kysely} from 'kysely'
@@ -9,6 +9,7 @@ import {codedDatabaseError, fromDatabaseError} from './errors.ts'
 import {ImmediateDialect} from './dialect.ts'
 import {migrate, migrationNames, type Migrations} from './migrate.ts'
 import type {DB} from './schema.ts'
+import {makeDirectories} from '../syscalls/make-directories.ts'
 
 export type Database = {
   /** Commits are durable when they return (`synchronous=FULL`): states, runs, events. */
@@ -66,8 +67,7 @@ export async function openDatabase(
   const mayBeReplaced = path !== ':memory:' && options.isRestoring !== true
   if (mayBeReplaced && isLocked(restoreLockOf(path))) throw fail('store_busy', {path})
   try {
-    if (path !== ':memory:' && !existsSync(dirname(path)))
-      mkdirSync(dirname(path), {recursive: true})
+    if (path !== ':memory:' && !existsSync(dirname(path))) makeDirectories(dirname(path))
     main = openFile(path)
     const db = kyselyOn(main)
     await bringUpToDate(main, db, path, options.migrations)

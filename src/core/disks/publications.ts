@@ -10,7 +10,6 @@ import {
   constants,
   fsyncSync,
   linkSync,
-  mkdirSync,
   openSync,
   readdirSync,
   renameSync,
@@ -24,6 +23,7 @@ import {fromSystemError, systemCode} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
 import {readSmallFile} from '../small-file.ts'
 import type {StoreDisk} from '../stream.ts'
+import {makeDirectories} from '../syscalls/make-directories.ts'
 
 type Note = {schema: string; name: string; file: string; size: number; sha256: Digest}
 
@@ -61,7 +61,7 @@ export function publishDisk(
   }
   const notePath = join(dir, `${disk.name}.json`)
   try {
-    if (mkdirSync(dir, {recursive: true}) !== undefined) syncDirectory(dirname(dir))
+    if (makeDirectories(dir) !== undefined) syncDirectory(dirname(dir))
     // Whoever serves may be another user, whatever the umask here is.
     chmodSync(dir, 0o755)
     linkBytes(disk.source, join(dir, file))

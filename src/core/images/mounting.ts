@@ -1,5 +1,4 @@
 /** Taking an image up and down: the mount of an index, if its tree is one, and the overlay above it. */
-import {mkdirSync} from 'node:fs'
 import type {PlacedImage} from '../db/images.ts'
 import {fail, fromSystemError} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
@@ -11,6 +10,7 @@ import {adoptRoot} from '../mounts/upper.ts'
 import type {ImagesContext} from './context.ts'
 import type {ImageOutcome, ImageStepContext} from './lifecycle.ts'
 import {readTreeNote} from './trees.ts'
+import {makeDirectories} from '../syscalls/make-directories.ts'
 
 export async function prepare(images: ImagesContext, image: PlacedImage): Promise<ImageOutcome> {
   const {layout} = images
@@ -31,9 +31,9 @@ export async function prepare(images: ImagesContext, image: PlacedImage): Promis
     })
   }
   try {
-    mkdirSync(layout.upper(image.name), {recursive: true})
-    mkdirSync(layout.work(image.name), {recursive: true})
-    mkdirSync(layout.mountPoint(image.name), {recursive: true})
+    makeDirectories(layout.upper(image.name))
+    makeDirectories(layout.work(image.name))
+    makeDirectories(layout.mountPoint(image.name))
   } catch (error) {
     throw fromSystemError(error, layout.overlay(image.name), 'make')
   }

@@ -4,7 +4,7 @@
  * The danger: a host that loses its id is a new one to the database. Its images are then nobody's, and `cleanup` would
  * take their trees, and what was written into them, for leftovers. So a store that is not new is asked first who it was.
  */
-import {linkSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync} from 'node:fs'
+import {linkSync, readdirSync, renameSync, rmSync, writeFileSync} from 'node:fs'
 import {dirname} from 'node:path'
 import {listNodes, nodesOfTrees, type NodeRow} from '../db/owners.ts'
 import type {Query} from '../db/query.ts'
@@ -13,6 +13,7 @@ import {isNodeIdText, newUlid, parseImageName, type NodeId} from '../ids.ts'
 import type {Layout} from '../layout.ts'
 import {readSmallFile} from '../small-file.ts'
 import {readTreeNote, syncDirectory} from './trees.ts'
+import {makeDirectories} from '../syscalls/make-directories.ts'
 
 /**
  * Writes an id, or makes one. Many processes may do so at once: the first one's stays.
@@ -24,7 +25,7 @@ export function ensureNodeId(file: string, now: number, id: string = newUlid(now
   if (found !== undefined) return found
   const draft = `${file}.${process.pid}.${newUlid(now)}`
   try {
-    mkdirSync(dirname(file), {recursive: true})
+    makeDirectories(dirname(file))
     writeFileSync(draft, `${id}\n`, {flush: true})
     try {
       linkSync(draft, file)

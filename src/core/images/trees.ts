@@ -6,7 +6,6 @@ import {
   closeSync,
   existsSync,
   fsyncSync,
-  mkdirSync,
   openSync,
   renameSync,
   rmdirSync,
@@ -22,6 +21,7 @@ import type {TreeBackend} from '../image.ts'
 import type {Layout} from '../layout.ts'
 import {parseTreeId, stagedPlainName, treeIdOf} from '../layout.ts'
 import {readSmallFile} from '../small-file.ts'
+import {makeDirectories} from '../syscalls/make-directories.ts'
 
 export type TreeNote = {
   treeId: string
@@ -145,8 +145,7 @@ export function publishTree(
       syncDirectory(layout.images)
       return undefined
     }
-    if (mkdirSync(layout.images, {recursive: true}) !== undefined)
-      syncDirectory(dirname(layout.images))
+    if (makeDirectories(layout.images) !== undefined) syncDirectory(dirname(layout.images))
     const staged = layout.stagedTree(treeId)
     if (!existsSync(join(staged, 'tree.json'))) {
       throw fail('io_failed', {path: staged, reason: 'the unpacked tree is gone'})
@@ -188,7 +187,7 @@ export function retireImage(layout: Layout, name: ImageName, now: number): strin
 
 function retire(layout: Layout, path: string, now: number): string | undefined {
   if (!existsSync(path)) return undefined
-  mkdirSync(layout.staging, {recursive: true, mode: 0o700})
+  makeDirectories(layout.staging, 0o700)
   const target = join(layout.staging, `old-${newUlid(now)}`)
   renameSync(path, target)
   return target

@@ -1,4 +1,5 @@
 /** Running the machine: the loop of a worker, and the same loop for one run inside a command. */
+import {pruneSome} from '../db/prune.ts'
 import type {RunId} from '../ids.ts'
 import type {RunEvent} from '../image.ts'
 import {runLoop, type LoopDeps} from '../machine/loop.ts'
@@ -26,12 +27,30 @@ export async function work(
 ): Promise<{worked: number; failed: number}> {
   await reconcile(images, options.onEvent)
   return await withOwner(images, 'worker', options, async (deps) => {
+    const forget = forgetting(images)
     const upkeep = async (): Promise<void> => {
       await freeDeadOwners(images)
       await reconcile(images, options.onEvent)
+      await forget()
     }
     return await runLoop({...deps, upkeep}, options)
   })
+}
+
+/** How often runs of long ago are looked for, and how many go at once: the write lock is held for a moment only. */
+const forgetEveryMs = 60_000
+const forgottenAtOnce = 500
+
+/** A part of upkeep: forgets a little of what is old now and then, and more at the next time while there is more. */
+function forgetting({database, node, clock, settings}: ImagesContext): () => Promise<void> {
+  let dueAt = 0
+  return async () => {
+    const now = clock.now()
+    if (now < dueAt) return
+    const before = now - settings().keepEventsMs
+    const {runs, events} = await pruneSome(database.fast, node, before, forgottenAtOnce)
+    dueAt = runs + events === 0 ? now + forgetEveryMs : now
+  }
 }
 
 /** Works on one run, in a command, until it is over, waits, or `signal` aborts. */

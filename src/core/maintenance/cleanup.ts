@@ -4,6 +4,7 @@ import {join} from 'node:path'
 import type {BlobFile, BlobFileKind} from '../blobs/blob-store.ts'
 import {listBlobs, removeBlob} from '../db/blobs.ts'
 import {digestsInUse, listPlaced, type PlacedImage} from '../db/images.ts'
+import {countPrunable, pruneSome, type Pruned} from '../db/prune.ts'
 import type {Query} from '../db/query.ts'
 import {listRuns} from '../db/runs.ts'
 import type {Digest} from '../digest.ts'
@@ -22,7 +23,13 @@ import {drafts, halfPublished} from './leftovers.ts'
 import {dropBlobIfUnused} from './unused-blobs.ts'
 
 export type {CleanupItem, CleanupKind} from './candidate.ts'
-export type CleanupReport = {isDryRun: boolean; freedBytes: number; items: CleanupItem[]}
+export type CleanupReport = {
+  isDryRun: boolean
+  freedBytes: number
+  items: CleanupItem[]
+  /** Runs that were over long ago, and the events of such runs: forgotten, or to be so. */
+  forgotten: Pruned
+}
 
 /** What the database says is needed. Read after names were listed: what appears later is not looked at. */
 type Needs = {images: PlacedImage[]; openRuns: RunSummary[]; digests: Set<Digest>}
@@ -46,7 +53,13 @@ export async function cleanup(
   maintenance: MaintenanceContext,
   options: {isDryRun: boolean},
 ): Promise<CleanupReport> {
-  const report: CleanupReport = {isDryRun: options.isDryRun, freedBytes: 0, items: []}
+  const {isDryRun} = options
+  const report: CleanupReport = {
+    isDryRun,
+    freedBytes: 0,
+    items: [],
+    forgotten: await forget(maintenance, isDryRun),
+  }
   for await (const candidate of candidates(maintenance)) {
     const {remove, ...item} = candidate
     if (!options.isDryRun) {
@@ -303,6 +316,22 @@ async function behindLock(
   return await maintenance.database.db
     .transaction()
     .execute(async (trx) => await body(await readNeeds(maintenance, trx)))
+}
+
+/** Held so shortly at a time that nobody waits for the lock. */
+const forgottenAtOnce = 500
+
+async function forget(maintenance: MaintenanceContext, isDryRun: boolean): Promise<Pruned> {
+  const {database, node, clock, settings} = maintenance
+  const before = clock.now() - settings().keepEventsMs
+  if (isDryRun) return await countPrunable(database.db, node, before)
+  const total = {runs: 0, events: 0}
+  for (;;) {
+    const {runs, events} = await pruneSome(database.db, node, before, forgottenAtOnce)
+    total.runs += runs
+    total.events += events
+    if (runs + events === 0) return total
+  }
 }
 
 /** Rows of blobs whose file is gone are no use to anyone. */

@@ -31,6 +31,7 @@ import {
 import {diskTrouble, explain, KernelSays, mapError, reasonOf} from './mount-errors.ts'
 import {findMounts} from './mount-table.ts'
 import {unmountSync} from './mount.ts'
+import {makeDirectories} from '../syscalls/make-directories.ts'
 
 /** `file`: by the kernel alone; `loop`: through loop devices. */
 export type ErofsWay = 'file' | 'loop'
@@ -161,7 +162,7 @@ function tryMount(dir: string, trial: ErofsTrial): ErofsSupport {
 function tryMountOnce(dir: string, trial: ErofsTrial): ErofsSupport & {isDisturbed?: boolean} {
   let work: string
   try {
-    mkdirSync(join(dir, 'staging'), {recursive: true, mode: 0o700})
+    makeDirectories(join(dir, 'staging'), 0o700)
     work = mkdtempSync(join(dir, 'staging', 'erofs-check-'))
   } catch (error) {
     const trouble = diskTrouble(error, dir)

@@ -8,6 +8,7 @@ import {diskTrouble} from './mount-errors.ts'
 import {mountOverlay, unmountSync, type OverlayDriver} from './mount.ts'
 import type {OverlaySpec} from './overlay.ts'
 import {findProgram} from './programs.ts'
+import {makeDirectories} from '../syscalls/make-directories.ts'
 
 /** One thing looked at. `ok` is false only for what images need; what is optional says so in its hint. */
 export type HostCheckItem = {name: string; ok: boolean; detail: string; hint: string}
@@ -86,7 +87,7 @@ async function tryMountOnce(
 ): Promise<MountTrial & {isDisturbed?: boolean}> {
   let dir: string
   try {
-    mkdirSync(join(storeDir, 'staging'), {recursive: true, mode: 0o700})
+    makeDirectories(join(storeDir, 'staging'), 0o700)
     dir = mkdtempSync(join(storeDir, 'staging', 'mount-check-'))
   } catch (error) {
     const reason = `cannot write into the store (${systemCode(error) ?? String(error)})`

@@ -5,8 +5,8 @@
  * the answer; what clients send is escaped where it can hold anything but plain characters.
  * Source: streaming specification, section 6.2.
  */
-import {ImgstoreError, errorToJson} from '../../../core/errors.ts'
-import {plainJson, type LogFields, type Logger} from '../../../core/log.ts'
+import {errorToJson, toImgstoreError} from '../../../core/errors.ts'
+import {plainJson, withoutSecrets, type LogFields, type Logger} from '../../../core/log.ts'
 import {defaultTarget, type LogFilter} from './log-filter.ts'
 
 /** Which request a line is about. */
@@ -133,13 +133,20 @@ function cleanFields(fields: LogFields): Record<string, unknown> {
   return Object.fromEntries(
     Object.entries(fields).map(([key, value]) => [
       key,
-      value instanceof Error ? errorText(value) : typeof value === 'bigint' ? String(value) : value,
+      value instanceof Error ? errorText(value) : cleanValue(value),
     ]),
   )
 }
 
+function cleanValue(value: unknown): unknown {
+  if (typeof value === 'string') return withoutSecrets(value)
+  if (Array.isArray(value)) return value.map(cleanValue)
+  return typeof value === 'bigint' ? String(value) : value
+}
+
 /** What happened, for whoever runs the server; of a bug also where. */
 function errorText(error: unknown): unknown {
-  if (error instanceof ImgstoreError && error.fault !== 'bug') return errorToJson(error)
+  const coded = toImgstoreError(error)
+  if (coded.fault !== 'bug') return errorToJson(coded)
   return error instanceof Error ? (error.stack ?? error.message) : String(error)
 }
