@@ -245,11 +245,11 @@ function startLong(args: string[]): {child: ChildProcess; said: () => string} {
   return {child, said: () => said}
 }
 
-async function startServe(): Promise<{child: ChildProcess; url: string}> {
-  const {child, said} = startLong(['serve', '--listen-addr', '127.0.0.1:0'])
-  for (let i = 0; i < 300; i++) {
+/** Waits until the server says where it listens; a busy machine may take its time. */
+async function addressOf(said: () => string): Promise<string> {
+  for (let i = 0; i < 1200; i++) {
     const address = /"address":"([^"]+)"/.exec(said())?.[1]
-    if (address !== undefined) return {child, url: `http://${address}`}
+    if (address !== undefined) return `http://${address}`
     await sleep(100)
   }
   throw new Error(`serve did not come up: ${said()}`)
@@ -297,10 +297,11 @@ async function main(): Promise<void> {
   mkdirSync(env.IMGSTORE_IMAGES_ROOT)
   const url = await source.listen()
   const {child: worker} = startLong(['worker', '--listen', '127.0.0.1:0'])
-  const {child: serve, url: served} = await startServe()
+  const {child: serve, said} = startLong(['serve', '--listen-addr', '127.0.0.1:0'])
   const samples: {minute: number; figures: Sample}[] = []
   const start = performance.now()
   try {
+    const served = await addressOf(said)
     for (let nth = 0; performance.now() - start < totalMs && !isStopped; nth++) {
       await round(all, url, served, nth)
       await rest()

@@ -281,7 +281,7 @@ export const errorTable = {
   store_exists: row<{path: string; images: number}>({
     message: (d) => `the database ${d.path} has images already (${d.images})`,
     hint: 'Give --force to put the backup in its place; the old database is kept beside it.',
-    fault: 'user',
+    fault: 'host',
     retry: 'never',
     exit: 11,
     http: 409,

@@ -35,7 +35,7 @@ describe('cleanup that is killed again and again', function () {
       (_, i) => new ImageLife(`image-${i}`, {scene, contents, random}),
     )
     const worker = scene.start(['worker'])
-    await until('the worker', () => worker.out.stderr.includes('worker started'))
+    await until('the worker', () => worker.out.stderr.includes('worker started'), 300_000)
     let isOver = false
     const shell = async (own: ImageLife[]): Promise<void> => {
       for (let i = 0; !isOver; i++) await own[i % own.length]?.step((args) => scene.run(args))
@@ -44,6 +44,7 @@ describe('cleanup that is killed again and again', function () {
       let amid = 0
       for (let kills = 0; kills < killsMax && !isOver; kills++) {
         if (await killCleanup(scene, random, kills)) amid++
+        if (isLong && kills % 25 === 24) console.log(`    ${kills + 1} kills`)
         expect(query(scene, 'pragma integrity_check')).to.deep.equal([{integrity_check: 'ok'}])
         for (const life of lives) life.expectHolds()
       }

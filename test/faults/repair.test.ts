@@ -35,7 +35,7 @@ type Kept = Pick<Image, 'bytes' | 'digest'> & {
 
 describe('a store that was damaged at random', function () {
   requires('root')
-  this.timeout(isLong ? 7_200_000 : 240_000)
+  this.timeout(isLong ? 14_400_000 : 900_000)
   const newScene = useScenes()
   const newServer = useServers()
 
