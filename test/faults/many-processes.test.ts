@@ -35,12 +35,12 @@ const transitions = [
 describe('many processes on one store', function () {
   requires('root', 'program:faketime')
   this.timeout(isLong ? 7_200_000 : 240_000)
-  const newScene = useScenes()
-  const newServer = useServers()
   const shells: Shell[] = []
   afterEach('closes the shells', async () => {
     for (const shell of shells.splice(0)) await shell.close()
   })
+  const newScene = useScenes()
+  const newServer = useServers()
 
   it(`bring ${imageCount} images to ACTIVE with ${workerCount} workers that are stopped past their leases while the clock is set`, async () => {
     console.log(`    IMGSTORE_TEST_SEED=${faultSeed}`)
@@ -53,7 +53,7 @@ describe('many processes on one store', function () {
     })
     const images = await enqueue(scene, server, shells)
     const workers = Array.from({length: workerCount}, () => scene.start(['worker']))
-    const trouble = makeTrouble(workers, clock)
+    const trouble = makeTrouble(scene, workers, clock)
     let commands = 0
     const isUp = (): boolean => {
       const states = imagesOf(scene).map(({state}) => state)
@@ -176,7 +176,7 @@ type Trouble = {
 }
 
 /** Stops workers past their leases and sets their clock, until it is ended; looks for doubled mounts all the while. */
-function makeTrouble(workers: Running[], clock: SetClock): Trouble {
+function makeTrouble(scene: Scene, workers: Running[], clock: SetClock): Trouble {
   const random = randomOf(faultSeed)
   const trouble: Trouble = {
     isOver: false,
@@ -210,7 +210,7 @@ function makeTrouble(workers: Running[], clock: SetClock): Trouble {
   })()
   const looking = (async () => {
     while (!trouble.isOver) {
-      trouble.stacked.push(...stackedMounts())
+      trouble.stacked.push(...stackedMounts(scene))
       await sleep(100)
     }
   })()
@@ -218,10 +218,10 @@ function makeTrouble(workers: Running[], clock: SetClock): Trouble {
 }
 
 /** Places of images where more than one thing is mounted. */
-function stackedMounts(): string[] {
+function stackedMounts(scene: Scene): string[] {
   const points = readMountTable()
-    .filter(({source}) => source.startsWith('imgstore:'))
     .map(({mountPoint}) => mountPoint)
+    .filter((point) => point.startsWith(`${scene.store}/`))
   return points.filter((point, n) => points.indexOf(point) !== n)
 }
 

@@ -34,7 +34,8 @@ export type OldImage = {
   made?: {from: Scene; kind: 'rootfs' | 'disk'; backend: 'erofs' | null; treeId: string}
 }
 
-const now = Date.UTC(2026, 0, 5)
+/** An hour ago: old history may be forgotten. */
+const now = Date.now() - 3_600_000
 
 /** Makes the store of `scene` as the program of schema `version` would have left it. */
 export async function makeOldStore(

@@ -32,17 +32,23 @@ export async function openShell(
     },
   })
   await answerOf(child)
+  let isBusy = false
   return {
     pid: child.pid ?? 0,
     ask: async (orders) => {
       const asked: Asked = {shell: number, orders, words}
+      isBusy = true
       child.send(asked)
-      return (await answerOf(child)) as Call[]
+      const calls = (await answerOf(child)) as Call[]
+      isBusy = false
+      return calls
     },
     close: async () => {
       if (child.exitCode !== null || child.signalCode !== null) return
       const over = once(child, 'exit')
-      child.disconnect()
+      // One that is still at it is of a test that failed.
+      if (isBusy) child.kill('SIGKILL')
+      else child.disconnect()
       await over
     },
   }

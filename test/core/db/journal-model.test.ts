@@ -18,7 +18,7 @@ import {randomOf} from '../../support/image-maker.ts'
 import {testSeed} from '../../support/seed.ts'
 import {SimulatedStore, type SimulatedClaim} from '../../support/simulation/store.ts'
 
-const sequences = 150
+const sequences = 80
 const calls = 60
 const leaseMs = 50
 const node = 'node' as NodeId

@@ -19,9 +19,9 @@ describe('the machine under random schedules', () => {
     console.log(`    seeds ${first} … ${first + count - 1}: ${JSON.stringify(counts)}`)
     expect(counts.schedules).to.equal(count)
     if (given === undefined) {
-      expect(counts.transitions).to.be.greaterThan(8 * count)
-      expect(counts.takeovers).to.be.greaterThan(count / 2)
-      expect(counts.crashes).to.be.greaterThan(count)
+      expect(counts.transitions).to.be.greaterThan(5 * count)
+      expect(counts.takeovers).to.be.greaterThan(count / 4)
+      expect(counts.crashes).to.be.greaterThan(count / 2)
     }
   }).timeout(120_000)
 

@@ -34,10 +34,10 @@ type Waiting = {worker: Worker; go: () => void}
 type Sleeping = Waiting & {at: number}
 
 const settings = {concurrency: 2, leaseMs: 1000, pollMs: 500}
-const retry = {maxAttempts: 3, waitMs: 300, waitMaxMs: 2000, jitterPercent: 0}
+const retry = {maxAttempts: 3, waitMs: 100, waitMaxMs: 400, jitterPercent: 0}
 const wishes = ['ACTIVE', 'STORED', 'ACTIVE', 'REMOVED'] as const
 const beginnings = ['NEW', 'NEW', 'DOWNLOADED', 'STORED', 'ACTIVE'] as const
-const ticksMax = 28
+const ticksMax = 26
 /** No schedule that ends takes as many. */
 const calmTicksMax = 3000
 
@@ -69,7 +69,7 @@ export class Schedule {
   async run(): Promise<void> {
     const images = 1 + this.#below(3)
     for (let n = 0; n < images; n++) this.#addImage(beginnings[this.#below(beginnings.length)])
-    const workers = 1 + this.#below(3)
+    const workers = 1 + this.#below(2)
     for (let n = 0; n < workers; n++) this.#hire()
     for (let tick = 0; tick < ticksMax; tick++) {
       this.#meddle()
