@@ -12,7 +12,7 @@ import {makeImage, randomOf, readTree, type Image} from '../support/image-maker.
 import {findLegalOrder, type Call, type Known, type Op} from '../support/legal-orders.ts'
 import {until, useScenes, type Running, type Scene} from '../support/program.ts'
 import {requires} from '../support/requires.ts'
-import {makeSetClock, type SetClock} from '../support/set-clock.ts'
+import {makeSetClock, removeClockLeftovers, type SetClock} from '../support/set-clock.ts'
 import type {Order} from '../support/shell-process.ts'
 import {openShell, type Shell} from '../support/shells.ts'
 import {eventsOf, expectSoundStore, imagesOf, query, runsOf} from '../support/store-check.ts'
@@ -41,6 +41,7 @@ describe('many processes on one store', function () {
   })
   const newScene = useScenes()
   const newServer = useServers()
+  after('takes away what the set clocks left', removeClockLeftovers)
 
   it(`bring ${imageCount} images to ACTIVE with ${workerCount} workers that are stopped past their leases while the clock is set`, async () => {
     console.log(`    IMGSTORE_TEST_SEED=${faultSeed}`)

@@ -1,5 +1,5 @@
 /** A clock that a test sets for whole processes, by Debian's libfaketime. The steady clock goes on as it does. */
-import {existsSync, readdirSync, renameSync, writeFileSync} from 'node:fs'
+import {existsSync, readdirSync, renameSync, rmSync, writeFileSync} from 'node:fs'
 import {join} from 'node:path'
 
 /** The library, or undefined where the package `faketime` is not installed. */
@@ -34,5 +34,14 @@ export function makeSetClock(dir: string): SetClock {
       FAKETIME_CACHE_DURATION: '1',
       FAKETIME_TIMESTAMP_FILE: path,
     },
+  }
+}
+
+/** Removes what libfaketime leaves in shared memory of each process that ended or was killed. */
+export function removeClockLeftovers(): void {
+  const place = '/dev/shm'
+  for (const name of readdirSync(place)) {
+    const pid = /^(?:sem\.faketime_sem|faketime_shm)_(\d+)$/.exec(name)?.[1]
+    if (pid !== undefined && !existsSync(`/proc/${pid}`)) rmSync(join(place, name), {force: true})
   }
 }
