@@ -1,9 +1,10 @@
 /** Opens the database file: pragmas, version check, migration. The only place that loads better-sqlite3. */
 import {existsSync, realpathSync} from 'node:fs'
 import {dirname} from 'node:path'
+import {setTimeout as sleep} from 'node:timers/promises'
 import SqliteDatabase from 'better-sqlite3'
 import {Kysely} from 'kysely'
-import {fail} from '../errors.ts'
+import {fail, systemCode} from '../errors.ts'
 import {isLocked} from '../syscalls/lock.ts'
 import {codedDatabaseError, fromDatabaseError} from './errors.ts'
 import {ImmediateDialect} from './dialect.ts'
@@ -68,16 +69,33 @@ export async function openDatabase(
   if (mayBeReplaced && isLocked(restoreLockOf(path))) throw fail('store_busy', {path})
   try {
     if (path !== ':memory:' && !existsSync(dirname(path))) makeDirectories(dirname(path))
-    main = openFile(path)
+    main = await openFileInTurn(path)
     const db = kyselyOn(main)
     await bringUpToDate(main, db, path, options.migrations)
     if (path === ':memory:') return describe(path, [main], db, db)
-    const second = openFile(path)
+    const second = await openFileInTurn(path)
     second.pragma('synchronous = NORMAL')
     return describe(path, [main, second], db, kyselyOn(second))
   } catch (error) {
     main?.close()
     throw fromDatabaseError(error, path)
+  }
+}
+
+/**
+ * Opens a file that others may be making at this moment: of two that change a new one to WAL, SQLite turns one away at
+ * once, whatever the timeout, because both waiting would never end.
+ */
+async function openFileInTurn(path: string): Promise<SqliteDatabase.Database> {
+  const deadline = performance.now() + busyTimeoutMs
+  for (;;) {
+    try {
+      return openFile(path)
+    } catch (error) {
+      const isBusy = systemCode(error)?.startsWith('SQLITE_BUSY') === true
+      if (!isBusy || performance.now() >= deadline) throw error
+      await sleep(5 + Math.random() * 20)
+    }
   }
 }
 
@@ -108,7 +126,7 @@ async function bringUpToDate(
   path: string,
   migrations: Migrations | undefined,
 ): Promise<void> {
-  const version = file.pragma('user_version', {simple: true}) as number
+  const version = patiently(file, () => file.pragma('user_version', {simple: true})) as number
   const known = migrations ? Object.keys(migrations).length : migrationNames.length
   if (version > known) {
     throw fail('store_newer', {path, found: String(version), known: String(known)})
@@ -128,8 +146,8 @@ function describe(
     db,
     fast,
     path,
-    dataVersion: () => version.get() as number,
-    quickCheck: () => main.pragma('quick_check', {simple: true}) as string,
+    dataVersion: () => patiently(main, () => version.get()) as number,
+    quickCheck: () => patiently(main, () => main.pragma('quick_check', {simple: true})) as string,
     ...checksOf(main),
     async close() {
       if (fast !== db) await fast.destroy()
@@ -164,7 +182,7 @@ function checksOf(
   }
 }
 
-/** Runs a rare write that goes past the dialect, and so waits for other processes by itself. */
+/** Runs what is rare and goes past the dialect, and so waits for other processes by itself. */
 function patiently<T>(file: SqliteDatabase.Database, body: () => T): T {
   file.pragma(`busy_timeout = ${busyTimeoutMs}`)
   try {

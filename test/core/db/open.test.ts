@@ -63,6 +63,15 @@ describe('opening a database', () => {
     })
   }).timeout(20_000)
 
+  it('waits its turn where others make, open and close the same new file', async () => {
+    await withTempDir(async (dir) => {
+      const three = Array.from({length: 3}, () =>
+        inProcess('open-many', dir, String(Date.now() + 1000)),
+      )
+      for (const said of await Promise.all(three)) expect(said).to.deep.equal([])
+    })
+  }).timeout(30_000)
+
   it('sets what durability needs: WAL, full sync, foreign keys', async () => {
     await withTempDatabase(async ({database}) => {
       const pragma = async (name: string): Promise<unknown> => {
