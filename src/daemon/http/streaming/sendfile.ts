@@ -15,7 +15,7 @@
  * - sendfile(2) waits for the disk, and every other client with it. So pages that are not in memory are asked for, and
  *   looked for again a little later; a disk that takes long is waited for in small pieces.
  */
-import {readSync} from 'node:fs'
+import {readFileSync, readSync} from 'node:fs'
 import type {ServerResponse} from 'node:http'
 import type {Socket} from 'node:net'
 import {systemCode} from '../../../core/errors.ts'
@@ -34,13 +34,17 @@ import type {OpenFastSender, SendJob} from './sender.ts'
 /** Bodies up to this size are copied: up to here it costs no more than sendfile(2) (bench/streaming). */
 const copiedBytesMax = 32 * 1024
 /**
- * What one turn of the event loop sends on one connection at most: of a long body more, as each slice has its cost. With
- * 64 connections larger slices are slower where the kernel answers a client's acknowledgements in this process for as long
- * as it sends: with bbr 1 MiB ranges took twice the processor time with slices of 2 MiB (bench/streaming).
+ * What one turn of the event loop sends on one connection at most; of a long body more, as each slice has its cost. Where
+ * connections are paced (bbr), larger slices are slower with many of them, because the kernel answers clients'
+ * acknowledgements in this process for as long as it sends: 1 MiB ranges on 64 connections took twice the processor time
+ * with slices of 2 MiB. Where they are not (cubic, Linux's default) slices of 256 KiB cost a sixth more than those of
+ * 1 MiB (bench/streaming).
  */
-const sliceBytes = 256 * 1024
+const sliceBytes = isPaced() ? 256 * 1024 : 1024 * 1024
 const longSliceBytes = 2 * 1024 * 1024
-const longBodyBytes = 4 * 1024 * 1024
+const longBodyBytes = 2 * 1024 * 1024
+/** How much of a slice is looked for in memory at once. */
+const probedBytes = 256 * 1024
 /** What is waited for when the disk is slow, and how long it is given before. */
 const coldSliceBytes = 128 * 1024
 const coldWaitMs = 2
@@ -56,6 +60,15 @@ const outbox = Buffer.allocUnsafeSlow(headBytesMax + copiedBytesMax)
 /** What this sender must know of node:http's and node:net's insides (Node 24; the wire tests run with both senders). */
 type ResponseInside = {_header: string | null; _headerSent: boolean}
 type SocketInside = {_handle?: {fd?: number} | null; encrypted?: boolean}
+
+/** Whether new connections send on timers by default. */
+function isPaced(): boolean {
+  try {
+    return readFileSync('/proc/sys/net/ipv4/tcp_congestion_control', 'utf8').startsWith('bbr')
+  } catch {
+    return false
+  }
+}
 
 /** The fast sender, or undefined where koffi cannot load. */
 export const openFastSender: OpenFastSender = ({fallback}) => {
@@ -271,17 +284,17 @@ class Delivery {
       this.#coldWaits = 0
       return warm
     }
-    if (this.#coldWaits === 0) readAhead(fd, this.#position, Math.min(length, sliceBytes))
+    if (this.#coldWaits === 0) readAhead(fd, this.#position, Math.min(length, probedBytes))
     if (++this.#coldWaits <= coldWaitsMax) return 0
     this.#coldWaits = 0
     return Math.min(length, coldSliceBytes)
   }
 
-  /** How many of the next `length` bytes are in memory, looked at from both ends of each short slice. */
+  /** How many of the next `length` bytes are in memory, looked at from both ends of each part. */
   #warmBytes(length: number): number {
     const {fd} = this.#job.file
-    for (let done = 0; done < length; done += sliceBytes) {
-      const end = Math.min(length, done + sliceBytes)
+    for (let done = 0; done < length; done += probedBytes) {
+      const end = Math.min(length, done + probedBytes)
       const isWarm =
         isInMemory(fd, this.#position + end - 1) &&
         (end - done <= coldSliceBytes || isInMemory(fd, this.#position + done))
