@@ -125,10 +125,11 @@ async function expectNothingAround(
   body: () => Promise<void>,
 ): Promise<void> {
   const own = ['store', 'store.db', ...odd]
-  const before = listAround(dir, own)
+  const listed = (): string[] =>
+    listAround(dir, own).filter((name) => !/^store\.db\.before-restore-/.test(name))
+  const before = listed()
   await body()
-  const after = listAround(dir, own).filter((name) => !/^store\.db\.before-restore-/.test(name))
-  expect(after).to.deep.equal(before)
+  expect(listed()).to.deep.equal(before)
 }
 
 async function withEnv(env: Record<string, string>, body: () => Promise<void>): Promise<void> {
