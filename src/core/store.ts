@@ -28,7 +28,7 @@ import {
   type NodeTrouble,
 } from './images/node-id.ts'
 import {findAtWork, findGoneOwners, freeGoneOwner, hasLiveWorker} from './images/owners.ts'
-import {repair as repairDamaged, type Repair} from './images/repair.ts'
+import {refetchDamaged, type Repair} from './images/refetch.ts'
 import type {StoreDisk} from './stream.ts'
 import {readTreeNote, removeTree} from './images/trees.ts'
 import {SpaceGate, spaceOf} from './images/space.ts'
@@ -62,7 +62,7 @@ export type {CleanupItem, CleanupReport} from './maintenance/cleanup.ts'
 export type {DoctorCheck, DoctorReport, DoctorSetting} from './maintenance/doctor.ts'
 export type {RepairItem, RepairReport} from './maintenance/repair/repair.ts'
 export type {VerifyReport} from './maintenance/verify.ts'
-export type {Repair} from './images/repair.ts'
+export type {Repair} from './images/refetch.ts'
 export type {
   FetchOptions,
   FetchOutcome,
@@ -383,7 +383,7 @@ async function repairFound(
   {signal}: VerifyOptions,
 ): Promise<Repair[]> {
   const used = [...damaged, ...missing].filter((blob) => blob.images.length > 0)
-  return await repairDamaged(images, {
+  return await refetchDamaged(images, {
     digests: used.map(({digest}) => digest),
     images: [...new Set(damagedTrees.map(({image}) => image))],
     signal: signal ?? new AbortController().signal,

@@ -2,19 +2,11 @@
 import {setTimeout as sleep} from 'node:timers/promises'
 import SqliteDatabase from 'better-sqlite3'
 import {expect} from 'chai'
+import {imageStates} from '../../src/core/image.ts'
 import type {Running, Scene} from './program.ts'
 
 /** The states of a life from a URL to a mount, in their order. */
-export const lifeStates = [
-  'NEW',
-  'DOWNLOADING',
-  'DOWNLOADED',
-  'UNPACKING',
-  'UNPACKED',
-  'STORED',
-  'ACTIVATING',
-  'ACTIVE',
-] as const
+export const lifeStates = imageStates.filter((state) => state !== 'FAILED')
 
 type Held = {pid: number; state: string}
 

@@ -9,7 +9,7 @@ import SqliteDatabase from 'better-sqlite3'
 import {migrations} from '../../migrations/index.ts'
 import {openDatabase} from '../../src/core/db/open.ts'
 import {newUlid} from '../../src/core/ids.ts'
-import type {ImageState} from '../../src/core/image.ts'
+import {imageStates, type ImageState} from '../../src/core/image.ts'
 import type {Image} from './image-maker.ts'
 import type {Scene} from './program.ts'
 
@@ -66,16 +66,7 @@ export async function makeOldStore(
 
 type Where = {node: string; owner: string; version: number; n: number}
 
-const way: ImageState[] = [
-  'NEW',
-  'DOWNLOADING',
-  'DOWNLOADED',
-  'UNPACKING',
-  'UNPACKED',
-  'STORED',
-  'ACTIVATING',
-  'ACTIVE',
-]
+const way: readonly ImageState[] = imageStates.filter((state) => state !== 'FAILED')
 const steps = ['begin', 'download', 'begin_unpack', 'unpack', 'publish', 'prepare', 'mount']
 const failure = JSON.stringify({
   code: 'source_unavailable',

@@ -7,6 +7,7 @@ import {constants, existsSync, fstatSync, linkSync, renameSync, rmSync, statSync
 import {open, type FileHandle} from 'node:fs/promises'
 import {dirname} from 'node:path'
 import {fail, fromSystemError, systemCode} from '../errors.ts'
+import {syncDirectory} from '../syscalls/durable.ts'
 import {failpoint} from '../failpoint.ts'
 import {tryLock} from '../syscalls/exclusive.ts'
 import {
@@ -191,16 +192,4 @@ function show(part: string, path: string, isForced: boolean): void {
     }
   }
   renameSync(part, path)
-}
-
-export async function syncDirectory(dir: string): Promise<void> {
-  const handle = await open(dir, 'r')
-  try {
-    await handle.sync()
-  } catch (error) {
-    // Some file systems (FUSE, network ones) know no fsync of directories; there is nothing more to do there.
-    if (systemCode(error) !== 'EINVAL') throw error
-  } finally {
-    await handle.close()
-  }
 }

@@ -15,7 +15,7 @@ import type {Digest} from '../digest.ts'
 import {fail, fromSystemError, systemCode} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
 import {readSmallFile} from '../small-file.ts'
-import {makeDirectory, syncDirectory} from './durable.ts'
+import {makeDirectory, syncDirectory} from '../syscalls/durable.ts'
 import type {PartHashes} from './part-hashes.ts'
 import {hashFile} from './read.ts'
 

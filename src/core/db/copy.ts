@@ -1,10 +1,11 @@
 /** Whole databases as files: copied while others write, examined before anybody trusts them, put to rest. */
-import {closeSync, fsyncSync, openSync, rmSync} from 'node:fs'
+import {rmSync} from 'node:fs'
 import {open} from 'node:fs/promises'
 import SqliteDatabase from 'better-sqlite3'
 import {Kysely, SqliteDialect} from 'kysely'
 import {parseDigest} from '../digest.ts'
 import {fail, systemCode} from '../errors.ts'
+import {syncFileNow} from '../syscalls/durable.ts'
 import {isNodeIdText, parseImageName} from '../ids.ts'
 import {parseTreeId} from '../layout.ts'
 import {fromDatabaseError} from './errors.ts'
@@ -33,7 +34,7 @@ export async function copyDatabase(from: string, to: string): Promise<void> {
   } finally {
     file?.close()
   }
-  syncFile(to)
+  syncFileNow(to)
 }
 
 /**
@@ -184,14 +185,5 @@ export function restDatabase(path: string): void {
   } finally {
     file?.close()
   }
-  syncFile(path)
-}
-
-function syncFile(path: string): void {
-  const fd = openSync(path, 'r+')
-  try {
-    fsyncSync(fd)
-  } finally {
-    closeSync(fd)
-  }
+  syncFileNow(path)
 }

@@ -4,13 +4,10 @@
  * rename; so a reader needs no database, and no right but to read this folder.
  */
 import {
-  closeSync,
   copyFileSync,
   chmodSync,
   constants,
-  fsyncSync,
   linkSync,
-  openSync,
   readdirSync,
   renameSync,
   rmSync,
@@ -20,6 +17,7 @@ import {
 import {dirname, join} from 'node:path'
 import type {Digest} from '../digest.ts'
 import {fromSystemError, systemCode} from '../errors.ts'
+import {syncDirectoryNow, syncFileNow} from '../syscalls/durable.ts'
 import {failpoint} from '../failpoint.ts'
 import {readSmallFile} from '../small-file.ts'
 import type {StoreDisk} from '../stream.ts'
@@ -61,7 +59,7 @@ export function publishDisk(
   }
   const notePath = join(dir, `${disk.name}.json`)
   try {
-    if (makeDirectories(dir) !== undefined) syncDirectory(dirname(dir))
+    if (makeDirectories(dir) !== undefined) syncDirectoryNow(dirname(dir))
     // Whoever serves may be another user, whatever the umask here is.
     chmodSync(dir, 0o755)
     linkBytes(disk.source, join(dir, file))
@@ -71,7 +69,7 @@ export function publishDisk(
     chmodSync(temporary, 0o644)
     const before = readNote(notePath)
     renameSync(temporary, notePath)
-    syncDirectory(dir)
+    syncDirectoryNow(dir)
     failpoint('disks.published')
     if (before !== undefined && before.file !== file) rmSync(join(dir, before.file), {force: true})
   } catch (error) {
@@ -97,7 +95,7 @@ function linkBytes(source: string, target: string): void {
     const temporary = target.replace(/\.raw$/, '.tmp')
     rmSync(temporary, {force: true})
     copyFileSync(source, temporary, constants.COPYFILE_FICLONE)
-    syncFile(temporary)
+    syncFileNow(temporary)
     renameSync(temporary, target)
   }
 }
@@ -114,7 +112,7 @@ export function withdrawDisk(dir: string, name: string): boolean {
     rmSync(join(dir, `${name}.tmp`), {force: true})
     if (note === undefined && statOf(notePath) === undefined) return false
     rmSync(notePath, {force: true})
-    syncDirectory(dir)
+    syncDirectoryNow(dir)
     failpoint('disks.withdrawn')
     if (note !== undefined) rmSync(join(dir, note.file), {force: true})
     return true
@@ -188,22 +186,4 @@ function readNote(path: string): Note | undefined {
 
 function statOf(path: string): {dev: bigint; ino: bigint; mtimeNs: bigint} | undefined {
   return statSync(path, {bigint: true, throwIfNoEntry: false})
-}
-
-function syncFile(path: string): void {
-  const fd = openSync(path, 'r+')
-  try {
-    fsyncSync(fd)
-  } finally {
-    closeSync(fd)
-  }
-}
-
-function syncDirectory(path: string): void {
-  const fd = openSync(path, 'r')
-  try {
-    fsyncSync(fd)
-  } finally {
-    closeSync(fd)
-  }
 }

@@ -12,7 +12,8 @@ import {fail, fromSystemError, ImgstoreError, systemCode} from '../errors.ts'
 import {isNodeIdText, newUlid, parseImageName, type NodeId} from '../ids.ts'
 import type {Layout} from '../layout.ts'
 import {readSmallFile} from '../small-file.ts'
-import {readTreeNote, syncDirectory} from './trees.ts'
+import {syncDirectoryNow} from '../syscalls/durable.ts'
+import {readTreeNote} from './trees.ts'
 import {makeDirectories} from '../syscalls/make-directories.ts'
 
 /**
@@ -33,7 +34,7 @@ export function ensureNodeId(file: string, now: number, id: string = newUlid(now
       if (systemCode(error) !== 'EEXIST') throw error
     }
     // Before any row names it: with another id, this host would know nothing of its images after a power cut.
-    syncDirectory(dirname(file))
+    syncDirectoryNow(dirname(file))
   } catch (error) {
     throw fromSystemError(error, file, 'write')
   } finally {
@@ -51,7 +52,7 @@ export function replaceNodeId(file: string, now: number, id: NodeId): void {
   try {
     writeFileSync(draft, `${id}\n`, {flush: true})
     renameSync(draft, file)
-    syncDirectory(dirname(file))
+    syncDirectoryNow(dirname(file))
   } catch (error) {
     rmSync(draft, {force: true})
     throw fromSystemError(error, file, 'write')

@@ -2,18 +2,10 @@
  * Unpacked trees on disk: staged, published by one rename, discarded by a rename and a slow delete. A tree carries
  * a note with its id, so that whoever finds it knows which claim of which run made it, and that it is whole.
  */
-import {
-  closeSync,
-  existsSync,
-  fsyncSync,
-  openSync,
-  renameSync,
-  rmdirSync,
-  writeFileSync,
-} from 'node:fs'
+import {existsSync, renameSync, rmdirSync, writeFileSync} from 'node:fs'
 import {chmod, mkdir, readdir, rename, rm} from 'node:fs/promises'
 import {dirname, join} from 'node:path'
-import {makeDirectory} from '../blobs/durable.ts'
+import {makeDirectory, syncDirectoryNow} from '../syscalls/durable.ts'
 import {fail, fromSystemError, systemCode} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
 import {newUlid, type ImageName, type RunId} from '../ids.ts'
@@ -100,8 +92,8 @@ export function noteTree(layout: Layout, note: TreeNote): void {
   const path = join(dir, 'tree.json')
   try {
     writeFileSync(path, `${JSON.stringify(note)}\n`, {flush: true})
-    syncDirectory(dir)
-    syncDirectory(layout.staging)
+    syncDirectoryNow(dir)
+    syncDirectoryNow(layout.staging)
   } catch (error) {
     throw fromSystemError(error, path, 'write')
   }
@@ -142,10 +134,10 @@ export function publishTree(
   try {
     if (readTreeNote(layout, name)?.treeId === treeId) {
       // Whoever put it here may have died before its name was durable.
-      syncDirectory(layout.images)
+      syncDirectoryNow(layout.images)
       return undefined
     }
-    if (makeDirectories(layout.images) !== undefined) syncDirectory(dirname(layout.images))
+    if (makeDirectories(layout.images) !== undefined) syncDirectoryNow(dirname(layout.images))
     const staged = layout.stagedTree(treeId)
     if (!existsSync(join(staged, 'tree.json'))) {
       throw fail('io_failed', {path: staged, reason: 'the unpacked tree is gone'})
@@ -154,13 +146,13 @@ export function publishTree(
     const plain = join(staged, stagedPlainName)
     if (plainPlace !== undefined && existsSync(plain)) {
       renameSync(plain, plainPlace)
-      syncDirectory(dirname(plainPlace))
+      syncDirectoryNow(dirname(plainPlace))
       failpoint('images.plain_published')
     }
     const replaced = retire(layout, place, now)
     renameSync(staged, place)
-    syncDirectory(layout.images)
-    syncDirectory(layout.staging)
+    syncDirectoryNow(layout.images)
+    syncDirectoryNow(layout.staging)
     return replaced
   } catch (error) {
     throw fromSystemError(error, place, 'write')
@@ -211,14 +203,4 @@ async function openDirectories(path: string): Promise<void> {
   await chmod(path, 0o700)
   for (const entry of await readdir(path, {withFileTypes: true}))
     if (entry.isDirectory()) await openDirectories(join(path, entry.name))
-}
-
-/** Makes names that were made, moved or removed in a directory durable. Synchronous, for what runs behind the fence. */
-export function syncDirectory(path: string): void {
-  const descriptor = openSync(path, 'r')
-  try {
-    fsyncSync(descriptor)
-  } finally {
-    closeSync(descriptor)
-  }
 }

@@ -9,7 +9,7 @@ import {closeSync, constants, fsyncSync, openSync, renameSync} from 'node:fs'
 import {lstat, mkdir, open, readdir, readFile, rename, rm, stat} from 'node:fs/promises'
 import {randomBytes} from 'node:crypto'
 import {dirname, join} from 'node:path'
-import {makeDirectory, syncDirectory} from '../blobs/durable.ts'
+import {makeDirectory, syncDirectory} from '../syscalls/durable.ts'
 import {chunkBytes, chunkName, chunkBounds, type ChunkMap} from '../chunk-map.ts'
 import type {Digest} from '../digest.ts'
 import {

@@ -33,7 +33,10 @@ export type RepairRequest = {
 }
 
 /** Mends one after another what can be mended, and says of each how it went. Errors: interrupted. */
-export async function repair(images: ImagesContext, request: RepairRequest): Promise<Repair[]> {
+export async function refetchDamaged(
+  images: ImagesContext,
+  request: RepairRequest,
+): Promise<Repair[]> {
   const {digests, signal} = request
   const placed = await listPlaced(images.database.db, images.node)
   const onBadBytes = placed.filter(

@@ -1,8 +1,9 @@
-/** Making directory changes survive a power cut. */
+/** Making files and names survive a power cut; the `…Now` forms are synchronous, for what runs behind the fence. */
+import {closeSync, fsyncSync, openSync} from 'node:fs'
 import {open} from 'node:fs/promises'
 import {dirname} from 'node:path'
 import {fromSystemError, systemCode} from '../errors.ts'
-import {makeDirectories} from '../syscalls/make-directories.ts'
+import {makeDirectories} from './make-directories.ts'
 
 /** Flushes a directory, so that names made, moved or removed in it stay so. */
 export async function syncDirectory(dir: string): Promise<void> {
@@ -43,5 +44,28 @@ export async function makeDirectory(dir: string, mode?: number): Promise<void> {
       await syncDirectory(dirname(made))
   } catch (error) {
     throw fromSystemError(error, dir, 'make')
+  }
+}
+
+/** As syncDirectory. Errors: Node's system errors, for whoever knows what was being done. */
+export function syncDirectoryNow(dir: string): void {
+  try {
+    syncNow(dir, 'r')
+  } catch (error) {
+    if (systemCode(error) !== 'EINVAL') throw error
+  }
+}
+
+/** As syncFile. Errors: Node's system errors. */
+export function syncFileNow(path: string): void {
+  syncNow(path, 'r+')
+}
+
+function syncNow(path: string, flags: 'r' | 'r+'): void {
+  const fd = openSync(path, flags)
+  try {
+    fsyncSync(fd)
+  } finally {
+    closeSync(fd)
   }
 }
