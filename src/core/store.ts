@@ -74,7 +74,7 @@ export type {
 export type {Runs} from './images/history.ts'
 export {
   hasSocketCalls,
-  isInMemory,
+  memoryOf,
   readAhead,
   send,
   sendfile,

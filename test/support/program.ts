@@ -89,6 +89,8 @@ export class Scene {
       isOver: false,
       exited: once(child, 'close').then(([code, signal]) => {
         running.isOver = true
+        // Its number may be another's soon, when nobody of the group is left.
+        if (!isAlive(pid)) this.#groups.delete(pid)
         return {code: code as number | null, signal: signal as NodeJS.Signals | null, ...out}
       }),
       kill: (signal) => {
@@ -157,6 +159,16 @@ function processStat(pid: string): {state: string; group: number} | undefined {
     return {state: fields[0] ?? '', group: Number(fields[2])}
   } catch {
     return undefined
+  }
+}
+
+/** Whether anybody of a group is left. */
+function isAlive(group: number): boolean {
+  try {
+    process.kill(-group, 0)
+    return true
+  } catch {
+    return false
   }
 }
 

@@ -88,11 +88,13 @@ export async function withStreaming(
       return await all
     }
     const ask: StreamingScene['ask'] = async (method, path, headers = {}) => {
-      const lines = Object.entries({Host: 'test', Connection: 'close', ...headers})
+      const lines = Object.entries({Host: 'test', ...headers})
       const head = lines.map(([name, value]) => `${name}: ${value}\r\n`).join('')
-      const bytes = await raw(`${method} ${path} HTTP/1.1\r\n${head}\r\n`)
-      const answers = parseAnswers(bytes, [method])
-      const [answer] = answers
+      const socket = await open()
+      const whole = readAnswer(socket, method)
+      socket.write(`${method} ${path} HTTP/1.1\r\n${head}\r\n`, 'latin1')
+      const answer = await whole
+      socket.destroy()
       if (!answer) throw new Error(`no answer to ${method} ${path}`)
       return answer
     }
@@ -143,6 +145,41 @@ export async function readAll(socket: Socket): Promise<Buffer> {
   socket.on('error', () => undefined)
   await once(socket, 'close')
   return Buffer.concat(parts)
+}
+
+/** The one answer that comes, on a connection that may stay open; undefined when it closes before. */
+async function readAnswer(socket: Socket, method: string): Promise<Answer | undefined> {
+  const parts: Buffer[] = []
+  let isClosed = socket.closed
+  for (;;) {
+    const [answer] = parseAnswers(Buffer.concat(parts), [method])
+    if (isClosed || (answer && isWhole(answer, method))) return answer
+    await new Promise<void>((resolve) => {
+      const onData = (part: Buffer): void => {
+        parts.push(part)
+        over()
+      }
+      const onClose = (): void => {
+        isClosed = true
+        over()
+      }
+      const over = (): void => {
+        socket.pause()
+        socket.off('data', onData)
+        socket.off('close', onClose)
+        resolve()
+      }
+      socket.once('data', onData)
+      socket.once('close', onClose)
+      if (socket.closed) onClose()
+      else socket.resume()
+    })
+  }
+}
+
+function isWhole(answer: Answer, method: string): boolean {
+  if (method === 'HEAD' || answer.status === 204 || answer.status === 304) return true
+  return answer.body.length === Number(answer.header('Content-Length'))
 }
 
 /** Splits what came on one connection into answers; `methods` says to which requests, as that decides about bodies. */

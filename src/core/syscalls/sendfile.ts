@@ -14,6 +14,7 @@ export const WOULD_BLOCK = -1
 const EINTR = 4
 const EAGAIN = 11
 const EFAULT = 14
+const EOPNOTSUPP = 95
 const MSG_DONTWAIT = 0x40
 const MSG_NOSIGNAL = 0x4000
 const MSG_MORE = 0x8000
@@ -147,16 +148,19 @@ function newProbe(): {iovec: Buffer; address: number} {
 }
 
 /**
- * Whether a byte of a file is in memory, so that reading around it waits for no disk (preadv2(2), RWF_NOWAIT). True too
- * where the file system or the C library cannot tell.
+ * Whether a byte of a file is in memory, so that reading around it waits for no disk (preadv2(2), RWF_NOWAIT): `in`,
+ * `out`, or `unknown` where the file system (tmpfs is one) or the C library cannot tell, and never will for this file.
  *
  * Errors: host_lacks when koffi cannot load.
  */
-export function isInMemory(fileFd: number, offset: number): boolean {
+export function memoryOf(fileFd: number, offset: number): 'in' | 'out' | 'unknown' {
   const {preadv2, errno} = calls()
-  if (!preadv2) return true
+  if (!preadv2) return 'unknown'
   probe ??= newProbe()
-  return preadv2(fileFd, probe.address, 1, offset, RWF_NOWAIT) >= 0 || errno() !== EAGAIN
+  if (preadv2(fileFd, probe.address, 1, offset, RWF_NOWAIT) >= 0) return 'in'
+  const failure = errno()
+  if (failure === EAGAIN) return 'out'
+  return failure === EOPNOTSUPP ? 'unknown' : 'in'
 }
 
 /** Asks the kernel to bring a part of a file into memory meanwhile (posix_fadvise(2)); a hint, so it cannot fail. */

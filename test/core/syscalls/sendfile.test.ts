@@ -6,7 +6,7 @@ import {expect} from 'chai'
 import {systemCode} from '../../../src/core/errors.ts'
 import {
   hasSocketCalls,
-  isInMemory,
+  memoryOf,
   readAhead,
   send,
   sendfile,
@@ -101,11 +101,11 @@ describe('system calls on sockets', () => {
 
   it('tell that what was just written is in memory, and ask for what is not', () =>
     withConnection(({fileFd}) => {
-      expect(isInMemory(fileFd, 0)).to.equal(true)
-      expect(isInMemory(fileFd, farOffset + 4)).to.equal(true)
+      expect(memoryOf(fileFd, 0)).to.equal('in')
+      expect(memoryOf(fileFd, farOffset + 4)).to.equal('in')
       // Behind the end there is nothing to wait for; of no file nothing is known.
-      expect(isInMemory(fileFd, farOffset + 5)).to.equal(true)
-      expect(isInMemory(-1, 0)).to.equal(true)
+      expect(memoryOf(fileFd, farOffset + 5)).to.equal('in')
+      expect(memoryOf(-1, 0)).to.equal('in')
       readAhead(fileFd, 0, 4096)
       readAhead(-1, 0, 4096)
       return Promise.resolve()

@@ -41,6 +41,19 @@ export class Connection {
     this.idleSince = now
     this.seenAt = now
   }
+
+  /** A request begins; returns what is to be called when its answer is over. */
+  begin(): () => void {
+    this.inFlight++
+    this.hasAsked = true
+    let isOver = false
+    return () => {
+      if (isOver) return
+      isOver = true
+      this.inFlight--
+      this.idleSince = performance.now()
+    }
+  }
 }
 
 // Enough to find one that has been idle for long: the oldest come first.

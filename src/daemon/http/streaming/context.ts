@@ -7,7 +7,7 @@ import type {Cors} from './cors.ts'
 import type {Leases} from './lease.ts'
 import type {Metrics} from './metrics.ts'
 import type {Permits} from './permits.ts'
-import type {Sender} from './sender.ts'
+import type {AnswerRequest, AnswerResponse, Sender} from './sender.ts'
 
 /** What a reload may change. */
 export type DoorOptions = {
@@ -52,7 +52,7 @@ export type DoorContext = {
   listImages(): ReturnType<Streams['list']>
   countOpenFile(change: 1 | -1): void
   /** Whether the answer needs no word about its connection, which just stays open. */
-  keepsConnection(request: IncomingMessage, response: ServerResponse): boolean
+  keepsConnection(request: AnswerRequest, response: AnswerResponse): boolean
   /** Leaves out or adds the `Connection` header as this answer needs it. */
-  tidyConnection(request: IncomingMessage, response: ServerResponse, headers: string[]): void
+  tidyConnection(request: AnswerRequest, response: AnswerResponse, headers: string[]): void
 }

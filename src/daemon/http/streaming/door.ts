@@ -11,6 +11,7 @@ import {answerBytes} from './bytes.ts'
 import {answerChunked} from './chunked.ts'
 import type {DoorContext, DoorOptions, Page} from './context.ts'
 import {Exchange} from './exchange.ts'
+import type {LaneHandle} from './fast-lane.ts'
 import {answerLease} from './lease-route.ts'
 import {answerList, answerMeta} from './metadata.ts'
 import type {Metrics} from './metrics.ts'
@@ -28,6 +29,8 @@ export type Handle = (o: {
 
 export type Door = DoorContext & {
   handle: Handle
+  /** Answers a request for bytes in the fast lane. */
+  handleFast: LaneHandle
   /** What a raw path of a request asks for, where that is served. */
   match(path: string): Match | undefined
   /** From now on every answer ends its connection. */
@@ -104,6 +107,14 @@ export function makeDoor(o: {
         return undefined
       return match
     },
+    handleFast: ({request, response, onOver}) => {
+      if (isDraining || request.rawHeaders.length > 2 * headersMax) return false
+      const {path, query} = splitTarget(request.url ?? '/')
+      const match = matchPath(path)
+      if (!match || !fastEndpoints.has(match.route.endpoint)) return false
+      dispatch(new Exchange({door, request, response, match, path, query, onOver}))
+      return true
+    },
     handle: ({request, response, onOver}) => {
       const target = request.url ?? '/'
       if (target.length > targetBytesMax) {
@@ -130,6 +141,9 @@ export function makeDoor(o: {
   }
   return door
 }
+
+/** What is answered in the fast lane: what it is worth for. */
+const fastEndpoints = new Set<Endpoint>(['bytes', 'manifest', 'chunk'])
 
 function dispatch(exchange: Exchange): void {
   const {method} = exchange

@@ -1,5 +1,4 @@
 /** One request and its answer: what every family of endpoints does alike is done here once. */
-import type {IncomingMessage, ServerResponse} from 'node:http'
 import type {OpenedFile} from '../../../core/stream.ts'
 import type {RequestSpan} from './access-log.ts'
 import type {DoorContext} from './context.ts'
@@ -8,12 +7,12 @@ import type {Holder} from './permits.ts'
 import {readRequestHeaders, type RequestHeaders} from './request-headers.ts'
 import {requestIdOf, userIdOf} from './request-id.ts'
 import type {Match, Route} from './router.ts'
-import type {SendJob, SendOutcome} from './sender.ts'
+import type {AnswerRequest, AnswerResponse, SendJob, SendOutcome} from './sender.ts'
 
 export class Exchange implements Holder {
   readonly door: DoorContext
-  readonly request: IncomingMessage
-  readonly response: ServerResponse
+  readonly request: AnswerRequest
+  readonly response: AnswerResponse
   readonly headers: RequestHeaders
   readonly match: Match
   readonly method: string
@@ -32,8 +31,8 @@ export class Exchange implements Holder {
 
   constructor(o: {
     door: DoorContext
-    request: IncomingMessage
-    response: ServerResponse
+    request: AnswerRequest
+    response: AnswerResponse
     match: Match
     path: string
     query: string
@@ -190,8 +189,8 @@ export class Exchange implements Holder {
 
 /** A body on its way. */
 class Delivery implements SendJob {
-  readonly request: IncomingMessage
-  readonly response: ServerResponse
+  readonly request: AnswerRequest
+  readonly response: AnswerResponse
   readonly file: OpenedFile
   readonly start: number
   readonly end: number

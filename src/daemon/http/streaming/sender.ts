@@ -2,16 +2,46 @@
  * The seam between an answer that was decided and its bytes on the wire. There are two senders: send.ts reads and
  * writes, sendfile.ts lets the kernel do it. Both keep to this contract, and one test suite runs with each.
  */
-import type {IncomingMessage, ServerResponse} from 'node:http'
+import type {Socket} from 'node:net'
 import type {OpenedFile} from '../../../core/stream.ts'
 
 /** `sent`: the operating system took every byte. `aborted`: the client got less than it was promised, and knows. */
 export type SendOutcome = 'sent' | 'aborted'
 
+/** What answers need of a request: node:http's has it, and the fast lane's. */
+export type AnswerRequest = {
+  readonly url?: string | undefined
+  readonly method?: string | undefined
+  /** Names and values in turn, one character a byte. */
+  readonly rawHeaders: readonly string[]
+  readonly httpVersion: string
+  readonly httpVersionMajor: number
+  readonly httpVersionMinor: number
+  readonly socket: Socket
+}
+
+/** What answers need of a response, as node:http's does it. */
+export type AnswerResponse = {
+  /** Null while answers before this one are under way. */
+  readonly socket: Socket | null
+  readonly shouldKeepAlive: boolean
+  readonly headersSent: boolean
+  readonly destroyed: boolean
+  readonly writableFinished: boolean
+  statusCode: number
+  once(event: 'close' | 'socket', listener: (socket: Socket) => void): unknown
+  off(event: 'close' | 'socket', listener: (socket: Socket) => void): unknown
+  writeHead(status: number, headers: string[]): unknown
+  removeHeader(name: string): void
+  write(body: Buffer, onWritten?: (error?: Error | null) => void): unknown
+  end(body?: string | Buffer): unknown
+  destroy(): unknown
+}
+
 /** One body that is to be sent, and how it fares. */
 export type SendJob = {
-  readonly request: IncomingMessage
-  readonly response: ServerResponse
+  readonly request: AnswerRequest
+  readonly response: AnswerResponse
   /** Stays open until `finish`; nobody but the sender uses it meanwhile. */
   readonly file: OpenedFile
   /** First byte of the file that is sent. */

@@ -16,12 +16,11 @@
  *   looked for again a little later; a disk that takes long is waited for in small pieces.
  */
 import {readFileSync, readSync} from 'node:fs'
-import type {ServerResponse} from 'node:http'
 import type {Socket} from 'node:net'
 import {systemCode} from '../../../core/errors.ts'
 import {
   hasSocketCalls,
-  isInMemory,
+  memoryOf,
   readAhead,
   send,
   sendfile,
@@ -29,7 +28,7 @@ import {
 } from '../../../core/store.ts'
 import {giveBuffer, smallBytes, takeBuffer} from './buffers.ts'
 import {headText} from './head-text.ts'
-import type {OpenFastSender, SendJob} from './sender.ts'
+import type {AnswerResponse, OpenFastSender, SendJob} from './sender.ts'
 
 /** Bodies up to this size are copied: up to here it costs no more than sendfile(2) (bench/streaming). */
 const copiedBytesMax = 32 * 1024
@@ -165,7 +164,7 @@ function deliver(job: SendJob): void {
 }
 
 /** Whatever fails (the client is gone, the disk cannot be read), the client must not take what it got for the whole. */
-function guarded(response: ServerResponse, act: () => void): void {
+function guarded(response: AnswerResponse, act: () => void): void {
   try {
     act()
   } catch {
@@ -200,7 +199,7 @@ function deliverSmall(job: SendJob, length: number): void {
 }
 
 /** Hands a part of the outbox to the socket; returns how much was taken. */
-function sendNow(response: ServerResponse, start: number, length: number, hasMore = false): number {
+function sendNow(response: AnswerResponse, start: number, length: number, hasMore = false): number {
   const {socket} = response
   const fd = descriptorOf(socket)
   if (fd === undefined || socket === null || socket.writableLength > 0) return 0
@@ -218,6 +217,8 @@ class Delivery {
   readonly #sliceBytes: number
   /** Whether the file system cannot do sendfile(2). */
   #mustCopy = false
+  /** Whether the file system says what is in memory; assumed until it does not. */
+  #canProbe = true
   /** How often it has looked for the same pages in vain. */
   #coldWaits = 0
   /** Whether it holds a buffer until its client has room. */
@@ -292,15 +293,20 @@ class Delivery {
 
   /** How many of the next `length` bytes are in memory, looked at from both ends of each part. */
   #warmBytes(length: number): number {
-    const {fd} = this.#job.file
-    for (let done = 0; done < length; done += probedBytes) {
+    for (let done = 0; this.#canProbe && done < length; done += probedBytes) {
       const end = Math.min(length, done + probedBytes)
       const isWarm =
-        isInMemory(fd, this.#position + end - 1) &&
-        (end - done <= coldSliceBytes || isInMemory(fd, this.#position + done))
+        this.#isInMemory(this.#position + end - 1) &&
+        (end - done <= coldSliceBytes || this.#isInMemory(this.#position + done))
       if (!isWarm) return done
     }
     return length
+  }
+
+  #isInMemory(offset: number): boolean {
+    const memory = memoryOf(this.#job.file.fd, offset)
+    if (memory === 'unknown') this.#canProbe = false
+    return memory !== 'out'
   }
 
   #sendfile(fd: number, length: number): number {

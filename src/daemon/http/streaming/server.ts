@@ -2,6 +2,7 @@
 import {
   createServer as createHttpServer,
   type IncomingMessage,
+  Server as HttpServer,
   type Server,
   type ServerResponse,
 } from 'node:http'
@@ -12,6 +13,7 @@ import {formatListenAddress, type ListenAddress} from '../listen-address.ts'
 import {answerClientError, endWith, type BareAnswer, type ClientError} from './client-error.ts'
 import {Connections, type ConnectionLimits} from './connections.ts'
 import type {Handle} from './door.ts'
+import {openFastLane, type LaneHandle} from './fast-lane.ts'
 import type {Rejection} from './metrics.ts'
 
 export type ServerLimits = ConnectionLimits & {
@@ -59,6 +61,8 @@ export async function startStreamingServer(o: {
   tls: TlsFiles | undefined
   limits: ServerLimits
   handle: Handle
+  /** Set: the fast lane is open. */
+  handleFast: LaneHandle | undefined
   answerTo: (request: {method: string; path: string}) => BareAnswer
   onRefused: (reason: Rejection) => void
 }): Promise<StreamingServer> {
@@ -66,6 +70,16 @@ export async function startStreamingServer(o: {
   const server = createListener(o.tls, o.limits)
   connectEvents(server, connections, o)
   setTimeouts(server, o.limits)
+  if (o.handleFast && server instanceof HttpServer) {
+    openFastLane(server, {
+      connections,
+      handle: o.handleFast,
+      headersMs: () => server.headersTimeout,
+      onClientError: (error, socket) => answerClientError(error, socket, o.answerTo),
+    })
+  } else {
+    server.on('connection', (socket: Socket) => connections.add(socket))
+  }
   const wanted = formatListenAddress(o.address)
   try {
     await listen(server, o.address)
@@ -124,7 +138,6 @@ function connectEvents(
   o: Parameters<typeof startStreamingServer>[0],
 ): void {
   const emitter: NodeJS.EventEmitter = server
-  emitter.on('connection', (socket: Socket) => connections.add(socket))
   emitter.on('secureConnection', (socket: Socket) => {
     socket.setNoDelay(true)
     connections.addSurface(socket)
@@ -163,20 +176,7 @@ function takeRequest(
 ): void {
   const connection = connections.of(keyOf(request))
   const begin = (): void => {
-    if (!connection) {
-      handle({request, response, onOver: () => undefined})
-      return
-    }
-    connection.inFlight++
-    connection.hasAsked = true
-    let isOver = false
-    const onOver = (): void => {
-      if (isOver) return
-      isOver = true
-      connection.inFlight--
-      connection.idleSince = performance.now()
-    }
-    handle({request, response, onOver})
+    handle({request, response, onOver: connection ? connection.begin() : () => undefined})
   }
   if (request.httpVersionMajor > 1 || response.socket) {
     begin()

@@ -84,6 +84,7 @@ export async function openStreaming(o: StreamingOptions): Promise<Streaming> {
       tls,
       limits: serverLimits(settings),
       handle: door.handle,
+      handleFast: tls || name === 'plain' ? undefined : door.handleFast,
       answerTo: (request) => answerUnknownMethod(door, request),
       onRefused: (reason) => metrics.countRejection(reason),
     })
