@@ -28,7 +28,7 @@ import {
   type NodeTrouble,
 } from './images/node-id.ts'
 import {findAtWork, findGoneOwners, freeGoneOwner, hasLiveWorker} from './images/owners.ts'
-import {refetchDamaged, type Repair} from './images/refetch.ts'
+import type {Repair} from './images/refetch.ts'
 import type {StoreDisk} from './stream.ts'
 import {readTreeNote, removeTree} from './images/trees.ts'
 import {SpaceGate, spaceOf} from './images/space.ts'
@@ -36,13 +36,13 @@ import {work, type WorkOptions} from './images/work.ts'
 import {layoutOf, type Layout} from './layout.ts'
 import {silentLogger, type Logger} from './log.ts'
 import type {BackupOptions, BackupReport} from './maintenance/backup.ts'
-import {cleanup, type CleanupReport} from './maintenance/cleanup.ts'
+import type {CleanupReport} from './maintenance/cleanup.ts'
 import type {MaintenanceContext} from './maintenance/context.ts'
-import {doctor, type DoctorReport} from './maintenance/doctor.ts'
-import {repair, type RepairReport} from './maintenance/repair/repair.ts'
+import type {DoctorReport} from './maintenance/doctor.ts'
+import type {RepairReport} from './maintenance/repair/repair.ts'
 import type {RestoreOptions, RestoreReport, SetBack} from './maintenance/restore.ts'
 import {dropBlobIfUnused} from './maintenance/unused-blobs.ts'
-import {verify, type VerifyOptions, type VerifyReport} from './maintenance/verify.ts'
+import type {VerifyOptions, VerifyReport} from './maintenance/verify.ts'
 import {openPublications} from './disks/publications.ts'
 import type {ErofsSupport} from './mounts/erofs.ts'
 import type {SettingOrigins, Settings} from './settings.ts'
@@ -324,8 +324,12 @@ function buildStore(
     images: openImages(images),
     runs: openRuns(images),
     maintenance: {
-      cleanup: (o) => cleanup(maintenance, o),
+      cleanup: async (o) => {
+        const {cleanup} = await import('./maintenance/cleanup.ts')
+        return await cleanup(maintenance, o)
+      },
       verify: async ({isRepairing = false, ...o}) => {
+        const {verify} = await import('./maintenance/verify.ts')
         const report = await verify(maintenance, o)
         return {...report, repairs: isRepairing ? await repairFound(images, report, o) : []}
       },
@@ -333,15 +337,16 @@ function buildStore(
         const {backup} = await import('./maintenance/backup.ts')
         return await backup(maintenance, o)
       },
-      repair: async ({isDryRun}) =>
-        await repair(maintenance, {
-          isDryRun,
-          settleNode: async () => {
-            replaceNodeId(layout.nodeFile, images.clock.now(), node)
-            await enterNode(database, node, images.clock.now())
-          },
-        }),
+      repair: async ({isDryRun}) => {
+        const {repair} = await import('./maintenance/repair/repair.ts')
+        const settleNode = async (): Promise<void> => {
+          replaceNodeId(layout.nodeFile, images.clock.now(), node)
+          await enterNode(database, node, images.clock.now())
+        }
+        return await repair(maintenance, {isDryRun, settleNode})
+      },
       doctor: async () => {
+        const {doctor} = await import('./maintenance/doctor.ts')
         const {checkMountHost} = await import('./mounts/host-check.ts')
         const driver = state.settings.mountDriver
         return await doctor(maintenance, () =>
@@ -382,6 +387,7 @@ async function repairFound(
   {damaged, missing, damagedTrees}: VerifyReport,
   {signal}: VerifyOptions,
 ): Promise<Repair[]> {
+  const {refetchDamaged} = await import('./images/refetch.ts')
   const used = [...damaged, ...missing].filter((blob) => blob.images.length > 0)
   return await refetchDamaged(images, {
     digests: used.map(({digest}) => digest),
