@@ -26,8 +26,10 @@ export type SettingValue = string | number | boolean | readonly string[]
 export function parseValue(kind: SettingKind, raw: unknown): SettingValue | undefined {
   switch (kind.kind) {
     case 'path':
+      // An address that was given in a path's place may hold a password, which messages about files would show.
+      return typeof raw === 'string' && isUrl(raw) ? undefined : parseText(raw)
     case 'text':
-      return typeof raw === 'string' && raw !== '' && !raw.includes('\0') ? raw : undefined
+      return parseText(raw)
     case 'flag':
       return parseFlag(raw)
     case 'list':
@@ -43,6 +45,15 @@ export function parseValue(kind: SettingKind, raw: unknown): SettingValue | unde
     case 'duration':
       return inBounds(kind, typeof raw === 'number' ? raw : parseDuration(raw))
   }
+}
+
+function parseText(raw: unknown): string | undefined {
+  return typeof raw === 'string' && raw !== '' && !raw.includes('\0') ? raw : undefined
+}
+
+/** Whether a word is an address rather than a path of this host. */
+export function isUrl(text: string): boolean {
+  return /^\s*[a-z][a-z0-9+.-]*:\/\//i.test(text)
 }
 
 function inBounds(kind: {min: number; max: number}, value: number | undefined): number | undefined {

@@ -909,7 +909,7 @@ export function expectation(spec: SettingSpec): string {
     'min' in spec ? ` from ${formatValue(spec, spec.min)} to ${formatValue(spec, spec.max)}` : ''
   switch (spec.kind) {
     case 'path':
-      return 'a path'
+      return 'a path of this host'
     case 'text':
       return 'text'
     case 'flag':

@@ -79,6 +79,7 @@ describe('imgstore disk', () => {
     const cases: [string[], number, string][] = [
       [['disk', 'publish', 'no-such-disk'], 10, 'no disk image of the store'],
       [['disk', 'publish', join(dir, 'none.img')], 10, 'there is no file'],
+      [['disk', 'publish', 'http://me:hush@host/a.img'], 2, 'was given an address'],
       [['disk', 'publish', dir], 2, 'not a regular file'],
       [['disk', 'publish', disk, '--chunk-size', '1000'], 2, 'a multiple of 512'],
       [['disk', 'publish', disk, '--chunk-size', '65MiB'], 2, 'from 512B to 64MiB'],
@@ -95,6 +96,7 @@ describe('imgstore disk', () => {
       expect(said.exit, words.join(' ')).to.equal(exit)
       expect(said.stderr, words.join(' ')).to.contain(text)
       expect(said.stderr).to.match(/^Error: .*\n(Usage: .*\n)?Try: .*\n$/)
+      expect(said.stderr).not.to.contain('hush')
     }
   })
 

@@ -77,6 +77,12 @@ describe('settings', () => {
     expect(settings.caFile).to.equal('/nowhere/ca.pem')
   })
 
+  it('takes no address for a path, and shows no password of one', () => {
+    const {code, message} = refused({env: {IMGSTORE_CA_FILE: 'https://me:hush@host/ca.pem?sig=hush'}})
+    expect(code).to.equal('invalid_setting')
+    expect(message).to.include('a path of this host').and.not.include('hush')
+  })
+
   it('puts the database beside the store unless told otherwise', () => {
     const {settings, origins} = resolved({flags: {store: '/srv/images/store'}})
     expect(settings.db).to.equal('/srv/images/store.db')

@@ -7,6 +7,7 @@ import {chunkBounds} from '../chunk-map.ts'
 import {fail, fromSystemError, printable, systemCode} from '../errors.ts'
 import {formatRfc3339} from '../http-date.ts'
 import type {Logger} from '../log.ts'
+import {isUrl} from '../setting-values.ts'
 import type {Settings} from '../settings.ts'
 import {sourceOptionsOf} from '../sources/options.ts'
 import type {StoreDisk, StreamImage, StreamProblem} from '../stream.ts'
@@ -80,9 +81,14 @@ export function openDisks(settings: Settings, deps: DiskDeps = {}): Disks {
 /**
  * The file that a person means: a path has a slash in it or exists; anything else is a name in the store.
  *
- * Errors: disk_not_found, and those of the store.
+ * Errors: wrong_usage for an address; disk_not_found, and those of the store.
  */
 export function resolveDisk(nameOrFile: string, deps: DiskDeps): ResolvedDisk {
+  if (isUrl(nameOrFile)) {
+    const reason =
+      'it takes a file of this host or the name of an image, and was given an address; `imgstore fetch --kind disk` brings what is there into the store'
+    throw fail('wrong_usage', {reason})
+  }
   if (nameOrFile.includes('/') || existsSync(nameOrFile))
     return {path: nameOrFile, id: basename(nameOrFile)}
   const found = deps.shown?.().find(({name}) => name === nameOrFile)
