@@ -51,9 +51,9 @@ function parseText(raw: unknown): string | undefined {
   return typeof raw === 'string' && raw !== '' && !raw.includes('\0') ? raw : undefined
 }
 
-/** Whether a word is an address rather than a path of this host. */
+/** Whether a word is an address rather than a path of this host, also where its scheme or a slash was forgotten. */
 export function isUrl(text: string): boolean {
-  return /^\s*[a-z][a-z0-9+.-]*:\/\//i.test(text)
+  return /^\s*(?:[a-z][a-z0-9+.-]*:\/|\/\/[^/]*@|[^/]*:[^/]*@)/i.test(text)
 }
 
 function inBounds(kind: {min: number; max: number}, value: number | undefined): number | undefined {

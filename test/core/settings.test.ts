@@ -78,9 +78,20 @@ describe('settings', () => {
   })
 
   it('takes no address for a path, and shows no password of one', () => {
-    const {code, message} = refused({env: {IMGSTORE_CA_FILE: 'https://me:hush@host/ca.pem?sig=hush'}})
-    expect(code).to.equal('invalid_setting')
-    expect(message).to.include('a path of this host').and.not.include('hush')
+    const words = [
+      'https://me:hush@host/ca.pem?sig=hush',
+      'me:hush@host/ca.pem',
+      '//me:hush@host',
+      'https:/me:hush@host',
+      's3://bucket/ca.pem',
+    ]
+    for (const word of words) {
+      const {code, message} = refused({env: {IMGSTORE_CA_FILE: word}})
+      expect(code).to.equal('invalid_setting')
+      expect(message).to.include('a path of this host').and.not.include('hush')
+    }
+    const paths = ['//srv/x', './a:b@c', '/srv/a:b@c', 'a@b/c:d', '-', 'a:b']
+    for (const path of paths) expect(() => resolved({env: {IMGSTORE_CA_FILE: path}})).not.to.throw()
   })
 
   it('puts the database beside the store unless told otherwise', () => {
