@@ -5,11 +5,12 @@ export const smallBytes = 64 * 1024
 /** Larger bodies go out in slices of this size: both copies of it stay in the processor's cache. */
 export const sliceBytes = 256 * 1024
 
-// What 64 transfers at once need, and no more than 20 MiB.
-const keptMax = {small: 64, slice: 64}
+// No more than 12 MiB in all.
+const sliceKeptMax = 32
+const smallKeptMax = 64
 const kept: {small: Buffer[]; slice: Buffer[]} = {small: [], slice: []}
 
-export function takeBuffer(size: typeof smallBytes): Buffer {
+export function takeBuffer(size: typeof smallBytes | typeof sliceBytes): Buffer {
   const pool = size === smallBytes ? kept.small : kept.slice
   return pool.pop() ?? Buffer.allocUnsafeSlow(size)
 }
@@ -17,8 +18,8 @@ export function takeBuffer(size: typeof smallBytes): Buffer {
 /** Takes back a buffer that nobody reads or writes any more. */
 export function giveBuffer(buffer: Buffer): void {
   if (buffer.length === smallBytes) {
-    if (kept.small.length < keptMax.small) kept.small.push(buffer)
-  } else if (kept.slice.length < keptMax.slice) {
+    if (kept.small.length < smallKeptMax) kept.small.push(buffer)
+  } else if (kept.slice.length < sliceKeptMax) {
     kept.slice.push(buffer)
   }
 }

@@ -52,9 +52,11 @@ function readFully(fd: number, buffer: Buffer, bytes: number, start: number): bo
   }
 }
 
-// Slices that transfers hold. Past the bound none reads ahead: the others' writes are work enough meanwhile.
+// Slices that transfers hold. Past the first bound none reads ahead (the others' writes are work enough meanwhile); past the
+// second new ones take small slices, so that memory stays bounded however many there are.
 let sliceCount = 0
-const readAheadMax = 64
+const readAheadMax = 32
+const largeSlicesMax = 64
 
 /** One large body on its way: at most one slice being read and one being written. */
 class Transfer {
@@ -86,16 +88,17 @@ class Transfer {
   }
 
   #read(): void {
-    const length = Math.min(sliceBytes, this.#job.end - this.#position + 1)
-    if (length <= 0) return
+    const left = this.#job.end - this.#position + 1
+    if (left <= 0) return
     this.#isReading = true
-    this.#fill(this.#buffers.pop() ?? this.#takeSlice(), 0, length)
+    const buffer = this.#buffers.pop() ?? this.#takeSlice()
+    this.#fill(buffer, 0, Math.min(buffer.length, left))
   }
 
   #takeSlice(): Buffer {
     sliceCount++
     this.#sliceCount++
-    return takeBuffer(sliceBytes)
+    return takeBuffer(sliceCount > largeSlicesMax ? smallBytes : sliceBytes)
   }
 
   #fill(buffer: Buffer, done: number, length: number): void {
