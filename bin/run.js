@@ -10,10 +10,23 @@ const program = path.join(__dirname, '../dist/bundle/main.cjs')
 if (fs.existsSync(program)) {
   const cache = compileCacheDir()
   if (cache) require('module').enableCompileCache(cache)
-  require(program).main()
+  const main = load()
+  if (main) main()
 } else {
   console.error('imgstore is not built yet. Run `npm run build` in its directory.')
   process.exitCode = 15
+}
+
+/** The program, or undefined when its own disk does not give it. */
+function load() {
+  try {
+    return require(program).main
+  } catch (error) {
+    console.error(
+      `Error: the program itself cannot be loaded: ${error.message}\nTry: Look at the disk that holds it; install it again.`,
+    )
+    process.exitCode = 1
+  }
 }
 
 /**

@@ -49,6 +49,9 @@ export interface Journal<S extends string, G extends string, P> {
   /**
    * Runs `effect` behind the fence, in a transaction of its own: for acts on the host that a step must finish before
    * its transition. Synchronous and short; may be run again after a crash.
+   *
+   * The transaction always writes. So when it is done, the end of an earlier one that failed in its commit is no longer in
+   * doubt: that one is not in the database, and never will be.
    */
   fenced(claim: Claim<S, G>, effect: () => void): Promise<void>
   /**

@@ -279,7 +279,7 @@ export async function leaseRun(
 export async function updateClaimed(
   q: Query,
   claim: {run: RunId; owner: OwnerId; epoch: number},
-  set: Partial<Omit<Row, 'id'>>,
+  set: Partial<Omit<Row, 'id'>> | {lease_expires_at: RawBuilder<number>},
 ): Promise<boolean> {
   const result = await q
     .updateTable('runs')

@@ -203,7 +203,8 @@ async function afterError<S extends string, G extends string, K extends string, 
     tell(deps, await deps.journal.hold(claim, record, row.heldAt, errorToJson(error)))
     return 'held'
   }
-  // What is cleared below may be another owner's by now, that took the run over.
+  // What is cleared below may be another owner's by now, that took the run over. Or the state after the step's: a
+  // transition whose commit failed can be found done after a crash, unless something was written since.
   await deps.journal.fenced(claim, () => undefined)
   await tidy(deps, claim, () => deps.onFailing(claim))
   tell(deps, await deps.journal.fail(claim, record, errorToJson(error)))
