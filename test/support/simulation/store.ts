@@ -217,7 +217,7 @@ export class SimulatedStore implements Journal<ImageState, Goal, ImagePatch> {
   // Every write is async, so that what it throws arrives as a rejection, as from a database.
   // eslint-disable-next-line @typescript-eslint/require-await
   async fenced(claim: SimulatedClaim, effect: () => void): Promise<void> {
-    this.#fence(claim)
+    this.#fence(claim).leaseExpiresAt++
     effect()
   }
 
