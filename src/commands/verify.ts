@@ -47,7 +47,7 @@ Exit codes: 0 all is well, 10 no such image, 12 something was damaged or missing
       // Mended or not: whoever watches a disk must hear that it lost something.
       if (report.damaged.length + report.missing.length + report.damagedTrees.length > 0)
         this.exitStatus = 12
-      if (!flags.quiet) this.print(...reportLines(report))
+      this.print(...reportLines(report, flags.quiet))
       return report
     })
   }
@@ -89,7 +89,8 @@ function repairLine({what, of, error}: Repair): string {
   return `NOT MENDED ${name}: ${printable(error.message)} (${error.code}). ${printable(hint)}`
 }
 
-function reportLines(report: RepairedReport): string[] {
+/** Quiet or not: what is wrong is said. */
+function reportLines(report: RepairedReport, isQuiet: boolean): string[] {
   const usedBy = (images: readonly string[]): string =>
     images.length === 0 ? 'used by no image' : `used by ${images.join(', ')}`
   return [
@@ -104,6 +105,10 @@ function reportLines(report: RepairedReport): string[] {
     ),
     ...report.missing.map((blob) => `MISSING sha256:${blob.digest} (${usedBy(blob.images)})`),
     ...report.repairs.map(repairLine),
-    `Checked ${formatCount(report.checked, 'archive')}, ${formatBytes(report.bytes)}: ${report.damaged.length} damaged, ${report.missing.length} missing`,
+    ...(isQuiet
+      ? []
+      : [
+          `Checked ${formatCount(report.checked, 'archive')}, ${formatBytes(report.bytes)}: ${report.damaged.length} damaged, ${report.missing.length} missing`,
+        ]),
   ]
 }

@@ -70,6 +70,9 @@ describe('imgstore disk', () => {
     expect(said.stdout).to.equal(
       'WRONG chunks/00000001.bin: it has 5 bytes, expected 4194304\nChecked debian.img version r1: 3 chunks, 1 problem\n',
     )
+    const quiet = await runCommand('disk', 'verify', place, '--quiet')
+    expect(quiet.exit).to.equal(12)
+    expect(quiet.stdout).to.equal('WRONG chunks/00000001.bin: it has 5 bytes, expected 4194304\n')
     const inJson = await runCommand('disk', 'verify', place, '--json')
     expect(inJson.exit).to.equal(12)
     expect(json(inJson.stdout)).to.include({problem_count: 1, image_id: 'debian.img'})

@@ -65,25 +65,37 @@ Exit codes: 0 all is well, 10 there is no manifest, 12 something is wrong (it is
       view.close()
     }
     if (report.problemCount > 0) this.exitStatus = 12
-    if (!flags.quiet) this.print(...reportLines(report))
+    this.print(...problemLines(report), ...(flags.quiet ? [] : summaryLines(report)))
     return report
   }
 }
 
-function reportLines(report: VerifyChunkedReport): string[] {
-  const {problems, problemCount, undigestedChunks} = report
+/** Said even with --quiet. */
+function problemLines({problems, problemCount}: VerifyChunkedReport): string[] {
   const hidden = problemCount - problems.length
-  const what =
-    report.imageId === undefined
-      ? printable(report.place)
-      : `${printable(report.imageId)} version ${printable(report.version ?? '')}`
-  const read = report.readBytes === 0 ? '' : `, ${formatBytes(report.readBytes)} read`
   return [
     ...problems.map(({where, reason}) => `WRONG ${printable(where)}: ${printable(reason)}`),
     ...(hidden === 0 ? [] : [`… and ${formatCount(hidden, 'further problem')}`]),
+  ]
+}
+
+function summaryLines(report: VerifyChunkedReport): string[] {
+  const {
+    imageId,
+    version = '',
+    place,
+    checkedChunks,
+    problemCount,
+    readBytes,
+    undigestedChunks,
+  } = report
+  const what =
+    imageId === undefined ? printable(place) : `${printable(imageId)} version ${printable(version)}`
+  const read = readBytes === 0 ? '' : `, ${formatBytes(readBytes)} read`
+  return [
     ...(undigestedChunks === 0
       ? []
       : [`The manifest has no digest for ${formatCount(undigestedChunks, 'chunk')}`]),
-    `Checked ${what}: ${formatCount(report.checkedChunks, 'chunk')}${read}, ${formatCount(problemCount, 'problem')}`,
+    `Checked ${what}: ${formatCount(checkedChunks, 'chunk')}${read}, ${formatCount(problemCount, 'problem')}`,
   ]
 }

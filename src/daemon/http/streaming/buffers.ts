@@ -10,7 +10,8 @@ const sliceKeptMax = 32
 const smallKeptMax = 64
 const kept: {small: Buffer[]; slice: Buffer[]} = {small: [], slice: []}
 
-export function takeBuffer(size: typeof smallBytes | typeof sliceBytes): Buffer {
+/** One of `smallBytes` or `sliceBytes`. */
+export function takeBuffer(size: number): Buffer {
   const pool = size === smallBytes ? kept.small : kept.slice
   return pool.pop() ?? Buffer.allocUnsafeSlow(size)
 }

@@ -1,5 +1,6 @@
 /** What the settings of `imgstore serve` mean for its door. */
 import {fail} from '../../../core/errors.ts'
+import {withoutSecrets} from '../../../core/log.ts'
 import type {Settings} from '../../../core/settings.ts'
 import {readSmallFile} from '../../../core/small-file.ts'
 import type {DoorOptions} from './context.ts'
@@ -52,7 +53,7 @@ function resourcePolicyOf(settings: Settings): string {
   const policy = settings.resourcePolicy.trim()
   if (policy === '') return 'same-site'
   if (resourcePolicies.includes(policy)) return policy
-  const reason = `--cross-origin-resource-policy is ${JSON.stringify(policy)}; expected one of ${resourcePolicies.join(', ')}`
+  const reason = `--cross-origin-resource-policy is ${shown(policy)}; expected one of ${resourcePolicies.join(', ')}`
   throw fail('serve_failed', {reason})
 }
 
@@ -70,10 +71,13 @@ function publicUrlOf(text: string | undefined): string | undefined {
   const isWeb = url?.protocol === 'http:' || url?.protocol === 'https:'
   if (!url || !isWeb || url.search !== '' || url.hash !== '')
     throw fail('serve_failed', {
-      reason: `--public-url is ${JSON.stringify(text)}; expected an http(s) address`,
+      reason: `--public-url is ${shown(text)}; expected an http(s) address`,
     })
   return url.href.replace(/\/$/, '')
 }
+
+/** A word that was given for a setting, as messages may show it. */
+const shown = (text: string): string => JSON.stringify(withoutSecrets(text, {isTyped: true}))
 
 /**
  * The log's level: RUST_LOG if it can be read, else the setting.
@@ -84,7 +88,7 @@ export function logFilterOf(settings: Settings): LogFilter {
   const fromRust = settings.rustLog === undefined ? undefined : parseLogFilter(settings.rustLog)
   const filter = fromRust ?? parseLogFilter(settings.serveLogLevel)
   if (filter) return filter
-  const reason = `--log-level is ${JSON.stringify(settings.serveLogLevel)}; expected off, error, warn, info or debug`
+  const reason = `--log-level is ${shown(settings.serveLogLevel)}; expected off, error, warn, info or debug`
   throw fail('serve_failed', {reason})
 }
 
