@@ -51,6 +51,8 @@ describe('many processes on one store', function () {
       IMGSTORE_LEASE: '1s',
       IMGSTORE_POLL: '100ms',
       IMGSTORE_RETRY_WAIT: '100ms',
+      // What the set clock makes old is not to be forgotten before it was looked at.
+      IMGSTORE_KEEP_EVENTS: '87600h',
     })
     const images = await enqueue(scene, server, shells)
     const workers = Array.from({length: workerCount}, () => scene.start(['worker']))

@@ -45,11 +45,12 @@ const forgottenAtOnce = 500
 function forgetting({database, node, clock, settings}: ImagesContext): () => Promise<void> {
   let dueAt = 0
   return async () => {
-    const now = clock.now()
-    if (now < dueAt) return
-    const before = now - settings().keepEventsMs
+    // A clock that was set wrong for a moment must not put this off for years.
+    const tick = clock.steady()
+    if (tick < dueAt) return
+    const before = clock.now() - settings().keepEventsMs
     const {runs, events} = await pruneSome(database.fast, node, before, forgottenAtOnce)
-    dueAt = runs + events === 0 ? now + forgetEveryMs : now
+    dueAt = runs + events === 0 ? tick + forgetEveryMs : tick
   }
 }
 
