@@ -1,3 +1,4 @@
+import {statSync} from 'node:fs'
 import {expect} from 'chai'
 import type {ImageClaim} from '../../../src/core/db/journal.ts'
 import {listEvents} from '../../../src/core/db/events.ts'
@@ -284,6 +285,19 @@ describe('the fence', () => {
       const write = context.journal.transition(claim, 'UNPACKED', record, {isLast: false})
       expect(await code(write)).to.equal('lease_lost')
       expect(await everything(context)).to.deep.equal(before)
+    })
+  })
+
+  it('writes each time, so that a commit that failed before it stays undone', async () => {
+    await withTempDatabase(async (context) => {
+      await context.add('one')
+      const claim = await claimed(context)
+      const written = (): number => statSync(`${context.path}-wal`).size
+      for (let i = 0; i < 3; i++) {
+        const before = written()
+        await context.journal.fenced(claim, () => undefined)
+        expect(written()).to.be.greaterThan(before)
+      }
     })
   })
 
