@@ -69,9 +69,10 @@ function publicUrlOf(text: string | undefined): string | undefined {
   if (text === undefined) return undefined
   const url = URL.parse(text)
   const isWeb = url?.protocol === 'http:' || url?.protocol === 'https:'
-  if (!url || !isWeb || url.search !== '' || url.hash !== '')
+  const more = url && url.username + url.password + url.search + url.hash
+  if (!isWeb || more !== '')
     throw fail('serve_failed', {
-      reason: `--public-url is ${shown(text)}; expected an http(s) address`,
+      reason: `--public-url is ${shown(text)}; expected an http(s) address without user, query or fragment`,
     })
   return url.href.replace(/\/$/, '')
 }

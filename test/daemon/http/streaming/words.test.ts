@@ -1,6 +1,7 @@
 /** The small words of the door: paths, log filters, ids, headers, CORS, text of metrics and log lines. */
 import {expect} from 'chai'
 import fc from 'fast-check'
+import {ImgstoreError} from '../../../../src/core/errors.ts'
 import {cutPath, makeServeLog} from '../../../../src/daemon/http/streaming/access-log.ts'
 import {wantsSha256} from '../../../../src/daemon/http/streaming/bytes.ts'
 import {makeCors, mergeVary} from '../../../../src/daemon/http/streaming/cors.ts'
@@ -11,8 +12,10 @@ import {
   histogramText,
   metricText,
 } from '../../../../src/daemon/http/streaming/metric-text.ts'
+import {doorOptions, logFilterOf} from '../../../../src/daemon/http/streaming/options.ts'
 import {readRequestHeaders} from '../../../../src/daemon/http/streaming/request-headers.ts'
 import {matchPath, splitTarget} from '../../../../src/daemon/http/streaming/router.ts'
+import {settingsFor} from '../../../support/streaming-server.ts'
 
 describe('paths of the streaming surface', () => {
   const matches: [path: string, label: string, captured: object][] = [
@@ -220,3 +223,34 @@ describe('log lines of requests', () => {
     expect(lines[1]).to.contain('00.005001Z')
   })
 })
+
+describe('settings of the streaming surface', () => {
+  it('take a public address only without user, query and fragment, and show no password', () => {
+    expect(doorOptions(settingsFor({publicUrl: 'https://x/y/'})).publicUrl).to.equal('https://x/y')
+    const others = [
+      'x',
+      'ftp://x/',
+      'https://x/?a',
+      'https://x/#a',
+      'http:/me:hush@x/',
+      'https://me@x',
+    ]
+    for (const publicUrl of others) {
+      const {code, message} = thrown(() => doorOptions(settingsFor({publicUrl})))
+      expect(code, publicUrl).to.equal('serve_failed')
+      expect(message).not.to.include('hush')
+    }
+    const {message} = thrown(() => logFilterOf(settingsFor({serveLogLevel: 'me:hush@host'})))
+    expect(message).to.include('--log-level').and.not.include('hush')
+  })
+})
+
+function thrown(act: () => unknown): ImgstoreError {
+  try {
+    act()
+  } catch (error) {
+    if (error instanceof ImgstoreError) return error
+    throw error
+  }
+  throw new Error('nothing was refused')
+}
