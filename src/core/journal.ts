@@ -51,9 +51,9 @@ export interface Journal<S extends string, G extends string, P> {
    * its transition. Synchronous and short; may be run again after a crash.
    *
    * The transaction always writes. So when it is done, the end of an earlier one that failed in its commit is no longer in
-   * doubt: that one is not in the database, and never will be.
+   * doubt: either `state`, in which the subject must be, shows that it is done, or it never will be.
    */
-  fenced(claim: Claim<S, G>, effect: () => void): Promise<void>
+  fenced(claim: Claim<S, G>, effect: () => void, state?: S): Promise<void>
   /**
    * Moves the subject from `record.from` to `to` in one transaction with its event, and ends the run when `isLast`.
    * `effect` runs inside that transaction after the fence was checked: for acts on the host that must not be done

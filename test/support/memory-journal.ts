@@ -121,8 +121,9 @@ export class MemoryJournal<S extends string, G extends string, P = never> implem
 
   // Every write is async, so that what it throws arrives as a rejection, as from a database.
   // eslint-disable-next-line @typescript-eslint/require-await
-  async fenced(claim: Claim<S, G>, effect: () => void): Promise<void> {
-    this.#fence(claim)
+  async fenced(claim: Claim<S, G>, effect: () => void, state?: S): Promise<void> {
+    const run = this.#fence(claim)
+    if (state !== undefined && run.state !== state) throw fail('lease_lost', {run: claim.run})
     effect()
   }
 

@@ -109,8 +109,9 @@ class SqlJournal implements ImageJournal {
     }
   }
 
-  async fenced(claim: ImageClaim, effect: () => void): Promise<void> {
+  async fenced(claim: ImageClaim, effect: () => void, state?: ImageState): Promise<void> {
     await this.#write(async (trx) => {
+      if (state !== undefined) await this.#expectState(trx, claim, state)
       // SQLite writes no page that stays as it was, and then a commit touches no disk: a millisecond makes it do so.
       await this.#fence(trx, claim, {lease_expires_at: sql<number>`lease_expires_at + 1`})
       effect()

@@ -203,9 +203,9 @@ async function afterError<S extends string, G extends string, K extends string, 
     tell(deps, await deps.journal.hold(claim, record, row.heldAt, errorToJson(error)))
     return 'held'
   }
-  // What is cleared below may be another owner's by now, that took the run over. Or the state after the step's: a
-  // transition whose commit failed can be found done after a crash, unless something was written since.
-  await deps.journal.fenced(claim, () => undefined)
+  // What is cleared below may be another owner's by now, that took the run over. Or it is what the next state needs: a
+  // transition that failed may be written all the same, now or after a crash, unless something was written since.
+  await deps.journal.fenced(claim, () => undefined, record.from)
   await tidy(deps, claim, () => deps.onFailing(claim))
   tell(deps, await deps.journal.fail(claim, record, errorToJson(error)))
   await tidy(deps, claim, () => deps.onFailed?.(claim, error))

@@ -301,6 +301,20 @@ describe('the fence', () => {
     })
   })
 
+  it('tells whoever does not know how a transition ended that it was done', async () => {
+    await withTempDatabase(async (context) => {
+      await context.add('one')
+      const claim = await claimed(context)
+      await context.journal.transition(claim, 'DOWNLOADING', recordOf(claim), {isLast: false})
+      let effects = 0
+      const effect = (): void => void effects++
+      expect(await code(context.journal.fenced(claim, effect, 'NEW'))).to.equal('lease_lost')
+      expect(effects).to.equal(0)
+      await context.journal.fenced(claim, effect, 'DOWNLOADING')
+      expect(effects).to.equal(1)
+    })
+  })
+
   it('comes before the effect of a transition, which runs inside it and undoes it by throwing', async () => {
     await withTempDatabase(async (context) => {
       await context.add('image')

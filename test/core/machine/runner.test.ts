@@ -86,6 +86,22 @@ describe('the runner', () => {
     expect(run).to.include({state: 'raw', status: 'running', epoch: 2})
   })
 
+  it('clears nothing when a transition was written whose end was told as a failure', async () => {
+    let cleared = 0
+    const onFailing = (): Promise<void> => Promise.resolve(void cleared++)
+    const s = scene({}, {onFailing})
+    const {journal} = s
+    const transition = journal.transition.bind(journal)
+    journal.transition = async (...args) => {
+      await transition(...args)
+      throw fail('io_failed', {path: 'the database', reason: 'EIO'})
+    }
+    const run = s.add('raw', 'worn')
+    expect(await s.work()).to.equal('lost')
+    expect(cleared).to.equal(0)
+    expect(run).to.include({state: 'cut', status: 'running'})
+  })
+
   it('hands on patch, detail and effect, and tidies only after the transition was written', async () => {
     const order: string[] = []
     const s = scene({

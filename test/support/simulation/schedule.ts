@@ -161,9 +161,9 @@ export class Schedule {
       claim: async (request) => (await pause(), await store.claim(request)),
       renew: async (claims, leaseMs) => (await pause(), await store.renew(claims, leaseMs)),
       progress: (claim) => store.progress(claim),
-      fenced: async (claim, effect) => {
+      fenced: async (...args) => {
         await pause()
-        await store.fenced(claim, effect)
+        await store.fenced(...args)
       },
       transition: async (claim, to, record, options) => {
         await pause()

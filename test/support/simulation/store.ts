@@ -216,8 +216,10 @@ export class SimulatedStore implements Journal<ImageState, Goal, ImagePatch> {
 
   // Every write is async, so that what it throws arrives as a rejection, as from a database.
   // eslint-disable-next-line @typescript-eslint/require-await
-  async fenced(claim: SimulatedClaim, effect: () => void): Promise<void> {
-    this.#fence(claim).leaseExpiresAt++
+  async fenced(claim: SimulatedClaim, effect: () => void, state?: ImageState): Promise<void> {
+    const run = this.#fence(claim)
+    if (state !== undefined && run.place.state !== state) throw fail('lease_lost', {run: claim.run})
+    run.leaseExpiresAt++
     effect()
   }
 
