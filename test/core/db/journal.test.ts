@@ -307,7 +307,9 @@ describe('the fence', () => {
       const claim = await claimed(context)
       await context.journal.transition(claim, 'DOWNLOADING', recordOf(claim), {isLast: false})
       let effects = 0
-      const effect = (): void => void effects++
+      const effect = (): void => {
+        effects++
+      }
       expect(await code(context.journal.fenced(claim, effect, 'NEW'))).to.equal('lease_lost')
       expect(effects).to.equal(0)
       await context.journal.fenced(claim, effect, 'DOWNLOADING')

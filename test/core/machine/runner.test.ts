@@ -88,7 +88,10 @@ describe('the runner', () => {
 
   it('clears nothing when a transition was written whose end was told as a failure', async () => {
     let cleared = 0
-    const onFailing = (): Promise<void> => Promise.resolve(void cleared++)
+    const onFailing = (): Promise<void> => {
+      cleared++
+      return Promise.resolve()
+    }
     const s = scene({}, {onFailing})
     const {journal} = s
     const transition = journal.transition.bind(journal)
