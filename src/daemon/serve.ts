@@ -6,10 +6,11 @@
  */
 import {mkdirSync} from 'node:fs'
 import {ImgstoreError, fail, toImgstoreError} from '../core/errors.ts'
-import {formatValue} from '../core/setting-values.ts'
+import {withoutSecrets} from '../core/log.ts'
 import {
   settingKeys,
   settingTable,
+  shownValue,
   type ResolvedSettings,
   type SettingKey,
   type SettingSpec,
@@ -192,8 +193,10 @@ function shownSettings(settings: Settings): Record<string, unknown> {
     const value = settings[key]
     const name = key.replaceAll(/[A-Z]/g, (c) => `_${c.toLowerCase()}`)
     if (spec.isSecret) shown[name] = value === undefined ? 'not set' : 'set'
-    else if (value !== undefined)
-      shown[name] = typeof value === 'string' ? formatValue(spec, value) : value
+    else if (typeof value === 'string') shown[name] = shownValue(spec, value)
+    else if (Array.isArray(value))
+      shown[name] = value.map((word) => withoutSecrets(String(word), {isTyped: true}))
+    else if (value !== undefined) shown[name] = value
   }
   return shown
 }
