@@ -72,7 +72,7 @@ class Lane {
 
   readonly #onData = (chunk: Buffer): void => {
     if (this.#response) {
-      // Held until its turn; no more is read before.
+      // Held until its turn; the stream fills its own buffer (64 KiB) behind it, and then reads no more.
       this.#early = this.#early ? Buffer.concat([this.#early, chunk]) : chunk
       this.#socket.pause()
       return
@@ -97,8 +97,16 @@ class Lane {
 
   readonly #onAnswered = (endsConnection: boolean): void => {
     this.#response = undefined
-    if (endsConnection || this.#hasEnded) this.#socket.destroySoon()
-    else if (this.#early) this.#leave(this.#early)
+    const early = this.#early
+    if (endsConnection) {
+      this.#socket.destroySoon()
+    } else if (this.#hasEnded) {
+      // Nothing follows what is held: node:http would cut its answer short, as the client has half closed.
+      this.#early = undefined
+      if (!early || !this.#answer(early)) this.#socket.destroySoon()
+    } else if (early) {
+      this.#leave(early)
+    }
   }
 
   /** Hands the connection over to node:http, with what was read of it. */
@@ -109,6 +117,9 @@ class Lane {
     socket.off('end', this.#onEnd)
     socket.off('error', ignore)
     socket.off('close', this.#onClose)
+    // The stream is to believe that it is being read already, as it does where node:http had it from the start. Else it
+    // starts the socket again behind this chunk, even where node:http has stopped it. A full buffer it would empty into it.
+    if (!this.#early) socket.read(0)
     this.#give()
     socket.emit('data', chunk)
     if (this.#early) socket.resume()
@@ -235,7 +246,9 @@ class LaneResponse implements AnswerResponse {
 
   /** An answer that everything of was taken is done. */
   #settle(): void {
-    if (!this.#isEnded || this.#writing > 0 || this.destroyed || this.#isOver) return
+    if (!this.#isEnded || this.#writing > 0 || this.#isOver) return
+    // A write that was given up with its socket may call back as if it had been done.
+    if (this.destroyed || this.socket.destroyed) return
     this.writableFinished = true
     this.#close()
     this.#onDone(this.#endsConnection)

@@ -170,6 +170,60 @@ describe('the fast lane', () => {
     }
   })
 
+  it('leaves a connection to node:http that reads it only when it wants to', async () => {
+    const body = randomBytes(12_000_000)
+    const seen: string[] = []
+    const server = createServer({requireHostHeader: false}, (request, response) => {
+      seen.push(request.url ?? '')
+      response.end(request.url === '/big' ? body : request.url)
+    })
+    const limits = {connectionsMax: 0, perClientMax: 0, stallMs: 60_000, idleMs: 60_000}
+    const connections = new Connections({limits, onRefused: () => undefined})
+    const o = {connections, headersMs: () => 60_000, onClientError: () => undefined}
+    openFastLane(server, {...o, handle: () => false})
+    await listening(server)
+    try {
+      const socket = await open(server)
+      socket.pause()
+      // The first answer waits for its client; node:http then stops reading behind the second request.
+      socket.write('GET /big HTTP/1.1\r\n\r\nGET /2 HTTP/1.1\r\n\r\n')
+      await sleep(50)
+      socket.write('GET /3 HTTP/1.1\r\n\r\n')
+      await sleep(50)
+      const text = textOf(socket)
+      socket.resume()
+      await eventually('three answers', () => text().endsWith('/3') || socket.closed)
+      expect(seen).to.deep.equal(['/big', '/2', '/3'])
+      const bytes = Buffer.from(text(), 'latin1')
+      const start = bytes.indexOf('\r\n\r\n') + 4
+      expect(bytes.subarray(start, start + body.length).equals(body)).to.equal(true)
+      socket.destroy()
+    } finally {
+      server.closeAllConnections()
+      server.close()
+      connections.end({which: 'all'})
+      connections.close()
+    }
+  })
+
+  it('answers what was held when its client has half closed', async () => {
+    await withStreaming({sender: 'auto'}, async ({put, open: connectTo}) => {
+      put('a.img', content)
+      put('big.img', {hole: 64 * 2 ** 20})
+      const socket = await connectTo()
+      socket.pause()
+      socket.write('GET /v1/images/big.img HTTP/1.1\r\nHost: x\r\n\r\n')
+      await sleep(100)
+      socket.end(asked('4-7'))
+      await sleep(50)
+      const all = readAll(socket)
+      socket.resume()
+      const bytes = await all
+      expect(bytes.length).to.be.greaterThan(64 * 2 ** 20)
+      expect(bytes.subarray(-4).equals(content.subarray(4, 8))).to.equal(true)
+    })
+  })
+
   it('answers whole sessions byte for byte as node:http and the plain sender do', async () => {
     const seed = testSeed()
     const random = randomFrom(seed)
