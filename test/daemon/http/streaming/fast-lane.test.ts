@@ -1,9 +1,11 @@
 /** The fast lane: no different from node:http for those who ask, and only there for what is plain. */
+import {execFile} from 'node:child_process'
 import {randomBytes} from 'node:crypto'
 import {once} from 'node:events'
 import {createServer, type IncomingMessage, type Server} from 'node:http'
 import {connect, type AddressInfo, type Socket} from 'node:net'
 import {setTimeout as sleep} from 'node:timers/promises'
+import {promisify} from 'node:util'
 import {expect} from 'chai'
 import {Connections} from '../../../../src/daemon/http/streaming/connections.ts'
 import {openFastLane} from '../../../../src/daemon/http/streaming/fast-lane.ts'
@@ -13,6 +15,7 @@ import {
 } from '../../../../src/daemon/http/streaming/request-head.ts'
 import {randomOf} from '../../../support/image-maker.ts'
 import {testSeed} from '../../../support/seed.ts'
+import {missing} from '../../../support/requires.ts'
 import {eventually, readAll, withStreaming} from '../../../support/streaming-server.ts'
 
 type Random = (below: number) => number
@@ -26,6 +29,39 @@ const content = randomBytes(3_000_000)
 const path = '/v1/images/a.img'
 const asked = (range: string, more = ''): string =>
   `GET ${path} HTTP/1.1\r\nHost: x\r\nX-Request-Id: 1\r\nRange: bytes=${range}\r\n${more}\r\n`
+
+// Node cannot set the segment size, and with that of the loopback device a connection holds the whole first answer. Two
+// requests are in the first packet; the third and fourth come while the first answer waits for its client, and node:http
+// has stopped reading.
+const slowClient = `
+import re, socket, sys, time
+port, first, buffer = int(sys.argv[1]), sys.argv[2].encode(), int(sys.argv[3])
+def ask(name, range, more=''):
+    return f'GET /v1/images/{name} HTTP/1.1\\r\\nHost: x\\r\\nRange: bytes={range}\\r\\n{more}\\r\\n'.encode()
+s = socket.socket()
+s.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1400)
+if buffer:
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+s.connect(('127.0.0.1', port))
+s.settimeout(20)
+got = b''
+if first:
+    s.sendall(first)
+    time.sleep(0.1)
+    got += s.recv(4096)
+s.sendall(ask('big.img', '0-4999999') + ask('a.img', '0-3'))
+time.sleep(0.02)
+s.sendall(ask('a.img', '4-7'))
+time.sleep(0.1)
+s.sendall(ask('a.img', '8-11', 'Connection: close\\r\\n'))
+time.sleep(0.1)
+while True:
+    part = s.recv(65536)
+    if not part:
+        break
+    got += part
+print(' '.join(x.decode() for x in re.findall(rb'Content-Range: bytes ([0-9]+-[0-9]+)', got)))
+`
 
 describe('heads of plain requests', () => {
   it('are read as method, target, names and values', () => {
@@ -170,40 +206,19 @@ describe('the fast lane', () => {
     }
   })
 
-  it('leaves a connection to node:http that reads it only when it wants to', async () => {
-    const body = randomBytes(12_000_000)
-    const seen: string[] = []
-    const server = createServer({requireHostHeader: false}, (request, response) => {
-      seen.push(request.url ?? '')
-      response.end(request.url === '/big' ? body : request.url)
+  it('leaves a connection to node:http that reads it only when it wants to', async function () {
+    if (missing('program:python3') !== undefined) this.skip()
+    await withStreaming({sender: 'auto'}, async ({put, port}) => {
+      put('a.img', content)
+      put('big.img', {hole: 5_000_000})
+      for (const first of ['', asked('0-0')])
+        for (const bufferBytes of ['65536', '0']) {
+          const args = ['-c', slowClient, String(port), first, bufferBytes]
+          const {stdout} = await promisify(execFile)('python3', args)
+          const ranges = [...(first ? ['0-0'] : []), '0-4999999', '0-3', '4-7', '8-11']
+          expect(stdout.trim()).to.equal(ranges.join(' '))
+        }
     })
-    const limits = {connectionsMax: 0, perClientMax: 0, stallMs: 60_000, idleMs: 60_000}
-    const connections = new Connections({limits, onRefused: () => undefined})
-    const o = {connections, headersMs: () => 60_000, onClientError: () => undefined}
-    openFastLane(server, {...o, handle: () => false})
-    await listening(server)
-    try {
-      const socket = await open(server)
-      socket.pause()
-      // The first answer waits for its client; node:http then stops reading behind the second request.
-      socket.write('GET /big HTTP/1.1\r\n\r\nGET /2 HTTP/1.1\r\n\r\n')
-      await sleep(50)
-      socket.write('GET /3 HTTP/1.1\r\n\r\n')
-      await sleep(50)
-      const text = textOf(socket)
-      socket.resume()
-      await eventually('three answers', () => text().endsWith('/3') || socket.closed)
-      expect(seen).to.deep.equal(['/big', '/2', '/3'])
-      const bytes = Buffer.from(text(), 'latin1')
-      const start = bytes.indexOf('\r\n\r\n') + 4
-      expect(bytes.subarray(start, start + body.length).equals(body)).to.equal(true)
-      socket.destroy()
-    } finally {
-      server.closeAllConnections()
-      server.close()
-      connections.end({which: 'all'})
-      connections.close()
-    }
   })
 
   it('answers what was held when its client has half closed', async () => {
