@@ -79,16 +79,19 @@ function listed(program: 'tar' | 'bsdtar', path: string): Seen[] | string {
 }
 
 function readGnu(line: string): Seen {
-  const match = /^(.)\S+ \S+ +(\d+) \S+ \S+ (.*)$/.exec(line)
+  // A device has its numbers where others have their size.
+  const match = /^(.)\S+ \S+ +(\d+)(?:,\d+)? \S+ \S+ (.*)$/.exec(line)
   if (match === null) throw new Error(`GNU tar said ${JSON.stringify(line)}`)
-  return splitLink(match[1] ?? '', match[3] ?? '', Number(match[2]))
+  return splitLink(match[1] ?? '', match[3] ?? '', isDevice(match[1]) ? 0 : Number(match[2]))
 }
 
 function readBsd(line: string): Seen {
-  const match = /^(.)\S+ +\d+ +\S+ +\S+ +(\d+) +\S+ +\S+ +\S+ (.*)$/.exec(line)
+  const match = /^(.)\S+ +\d+ +\S+ +\S+ +(\d+)(?:, *\d+)? +\S+ +\S+ +\S+ (.*)$/.exec(line)
   if (match === null) throw new Error(`bsdtar said ${JSON.stringify(line)}`)
-  return splitLink(match[1] ?? '', match[3] ?? '', Number(match[2]))
+  return splitLink(match[1] ?? '', match[3] ?? '', isDevice(match[1]) ? 0 : Number(match[2]))
 }
+
+const isDevice = (type: string | undefined): boolean => type === 'c' || type === 'b'
 
 function splitLink(type: string, rest: string, size: number): Seen {
   for (const [mark, kind] of [

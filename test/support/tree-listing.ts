@@ -29,7 +29,7 @@ export function listTree(root: string, options: TreeOptions = {}): Map<string, s
       stats.isFile() ? createHash('sha256').update(readFileSync(where)).digest('hex') : '',
       stats.isCharacterDevice() || stats.isBlockDevice() ? `device ${stats.rdev}` : '',
       isDirectory ? '' : `links ${stats.nlink}`,
-      options.blocks && stats.isFile() ? `blocks ${stats.blocks}` : '',
+      options.blocks && stats.isFile() ? blocksOf(stats) : '',
       ...(options.xattrs ? xattrsOf(where.toString('latin1')) : []),
     ]
     lines.set(path, parts.filter((part) => part !== '').join(' '))
@@ -73,4 +73,9 @@ export function treeDifferences(
     if (found.length >= max) break
   }
   return found
+}
+
+/** The blocks of a file with holes. Another one has a few more or less, as the file system found room for it. */
+function blocksOf({blocks, size}: {blocks: bigint; size: bigint}): string {
+  return blocks * 512n < size ? `blocks ${blocks}` : ''
 }
