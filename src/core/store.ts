@@ -73,13 +73,17 @@ export type {
 } from './images/images.ts'
 export type {Runs} from './images/history.ts'
 export {
+  closePipe,
   hasSocketCalls,
   memoryOf,
+  openPipe,
   readAhead,
   send,
-  sendfile,
+  spliceFromFile,
+  spliceToSocket,
   WOULD_BLOCK,
-} from './syscalls/sendfile.ts'
+  type Pipe,
+} from './syscalls/splice.ts'
 import {makeDirectories} from './syscalls/make-directories.ts'
 export type {WorkOptions} from './images/work.ts'
 // Serving a plain directory needs no store, so this one service opens by itself.

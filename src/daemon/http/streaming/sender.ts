@@ -1,6 +1,6 @@
 /**
  * The seam between an answer that was decided and its bytes on the wire. There are two senders: send.ts reads and
- * writes, sendfile.ts lets the kernel do it. Both keep to this contract, and one test suite runs with each.
+ * writes, splice.ts lets the kernel do it. Both keep to this contract, and one test suite runs with each.
  */
 import type {Socket} from 'node:net'
 import type {OpenedFile} from '../../../core/stream.ts'
@@ -83,7 +83,7 @@ export type SendJob = {
 export type Sender = (job: SendJob) => void
 
 /**
- * What sendfile.ts exports as `openFastSender`: a sender that takes what it can (plain TCP sockets, bodies worth it)
+ * What splice.ts exports as `openFastSender`: a sender that takes what it can (plain TCP sockets, bodies worth it)
  * and hands everything else to `fallback`; undefined where the host lacks what it needs.
  */
 export type OpenFastSender = (o: {fallback: Sender}) => Sender | undefined

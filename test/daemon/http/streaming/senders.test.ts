@@ -1,14 +1,25 @@
 import {execFileSync} from 'node:child_process'
 import {randomBytes} from 'node:crypto'
 import {once} from 'node:events'
-import {closeSync, ftruncateSync, openSync, truncateSync, utimesSync, writeSync} from 'node:fs'
+import {
+  closeSync,
+  ftruncateSync,
+  openSync,
+  readdirSync,
+  readlinkSync,
+  truncateSync,
+  utimesSync,
+  writeSync,
+} from 'node:fs'
 import {createServer as createSecureServer} from 'node:https'
 import {join} from 'node:path'
 import {connect as connectSecurely} from 'node:tls'
 import {expect} from 'chai'
+import {closePipe, type Pipe} from '../../../../src/core/store.ts'
+import {takePipe} from '../../../../src/daemon/http/streaming/pipes.ts'
 import {sendPlainly} from '../../../../src/daemon/http/streaming/send.ts'
 import type {Sender} from '../../../../src/daemon/http/streaming/sender.ts'
-import {openFastSender} from '../../../../src/daemon/http/streaming/sendfile.ts'
+import {openFastSender} from '../../../../src/daemon/http/streaming/splice.ts'
 import {
   RawClient,
   serveBySender,
@@ -30,6 +41,17 @@ function makeFile(path: string): void {
   writeSync(fd, content, 0, MiB, farOffset)
   ftruncateSync(fd, farOffset + MiB)
   closeSync(fd)
+}
+
+/** How many descriptors of this process are ends of pipes. */
+function openPipes(): number {
+  return readdirSync('/proc/self/fd').filter((fd) => {
+    try {
+      return readlinkSync(`/proc/self/fd/${fd}`).startsWith('pipe:')
+    } catch {
+      return false
+    }
+  }).length
 }
 
 const handedOn: string[] = []
@@ -61,7 +83,12 @@ for (const [name, sender] of Object.entries(senders)) {
         }
       })
 
-    beforeEach(() => handedOn.splice(0))
+    let pipesBefore = 0
+
+    beforeEach(() => {
+      handedOn.splice(0)
+      pipesBefore = openPipes()
+    })
 
     it('sends ranges of every size, one after another on one connection', () =>
       withServer(async (server) => {
@@ -287,6 +314,58 @@ for (const [name, sender] of Object.entries(senders)) {
         await server.whenSent(server.jobs.length)
       })
     })
+
+    it('holds little for clients that all read slowly, and gets everything to each', async function () {
+      this.timeout(60_000)
+      await withServer(async (server) => {
+        const clients = await Promise.all(
+          Array.from({length: 80}, () => RawClient.open(server.port)),
+        )
+        for (const [i, client] of clients.entries()) client.ask([i, i + 20 * MiB - 1])
+        const isStuck = (): boolean =>
+          server.jobs.length === 80 && server.jobs.every(({writingBytes}) => writingBytes > 0)
+        let before = -1
+        for (;;) {
+          const sent = server.jobs.reduce((sum, {sentBytes}) => sum + sentBytes, 0)
+          if (isStuck() && sent === before) break
+          before = sent
+          await new Promise((resolve) => setTimeout(resolve, 200))
+        }
+        expect(openPipes()).to.be.at.most(pipesBefore + 2 * 64)
+        for (const [i, client] of clients.entries()) {
+          if (i % 8 !== 0) {
+            client.socket.resetAndDestroy()
+            continue
+          }
+          const {body} = await client.answer()
+          expect(body.equals(content.subarray(i, i + 20 * MiB)), `client ${i}`).to.equal(true)
+          client.socket.destroy()
+        }
+        await server.whenSent(80)
+        expect(server.sent.filter(({outcome}) => outcome === 'sent')).to.have.length(10)
+      })
+    })
+
+    it('sends where no pipe is to be had', () =>
+      withServer(async (server) => {
+        const client = await RawClient.open(server.port)
+        const limit = execFileSync('prlimit', ['--pid', `${process.pid}`, '--nofile', '-o', 'SOFT'])
+        const setLimit = (count: number): Buffer =>
+          execFileSync('prlimit', ['--pid', `${process.pid}`, `--nofile=${count}:`])
+        const taken: Pipe[] = []
+        // Programs that are started need descriptors too, so the bound is set before the rest are taken.
+        setLimit(readdirSync('/proc/self/fd').length + 40)
+        try {
+          for (let pipe = takePipe(); pipe; pipe = takePipe()) taken.push(pipe)
+          client.ask([3, 20 * MiB])
+          const {body} = await client.answer()
+          expect(body.equals(content.subarray(3, 20 * MiB + 1))).to.equal(true)
+        } finally {
+          taken.forEach(closePipe)
+          setLimit(Number(/\d+/.exec(limit.toString())?.[0]))
+          client.socket.destroy()
+        }
+      }))
 
     it('sends over TLS', () =>
       withTempDir(async (dir) => {

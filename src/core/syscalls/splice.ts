@@ -1,11 +1,12 @@
 /**
  * The system calls of a sender that leaves file content in the kernel: send(2), which can say that more follows, and
- * sendfile(2), both on the descriptor of a socket that is not blocking, as Node's are; and the two that keep it from
- * waiting for a disk.
+ * splice(2) from a file into a pipe and from there to a socket, both on the descriptor of a socket that is not blocking,
+ * as Node's are; and the two that keep it from waiting for a disk.
  *
  * The danger: a descriptor's number is given anew as soon as its socket is closed, so a number that was kept over a turn
  * of the event loop can be another client's socket. Ask the socket's handle for it before every call.
  */
+import {closeSync} from 'node:fs'
 import {libc, systemError, tryLibc} from './libc.ts'
 
 /** The answer of a call that would have had to wait: nothing was taken. */
@@ -20,12 +21,20 @@ const MSG_NOSIGNAL = 0x4000
 const MSG_MORE = 0x8000
 const POSIX_FADV_WILLNEED = 3
 const RWF_NOWAIT = 8
+const O_NONBLOCK = 0o4000
+const O_CLOEXEC = 0o2000000
+const F_SETPIPE_SZ = 1031
+const F_GETPIPE_SZ = 1032
+const SPLICE_F_NONBLOCK = 2
+const SPLICE_F_MORE = 4
 
 type Call = (...args: readonly number[]) => number
 
 type Calls = {
   send: Call
-  sendfile: Call
+  splice: Call
+  pipe2: Call
+  fcntl: Call
   fadvise: Call
   /** Not in every C library. */
   preadv2: Call | undefined
@@ -41,8 +50,9 @@ function calls(): Calls {
   const call = (name: string, result: string, args: string[]): Call => lib.func(name, result, args)
   bound = {
     send: call('send', 'int64_t', ['int', 'uintptr_t', 'size_t', 'int']),
-    // off_t has 64 bits on every machine that Node 24 runs on under Linux.
-    sendfile: call('sendfile', 'int64_t', ['int', 'int', 'uintptr_t', 'size_t']),
+    splice: call('splice', 'int64_t', ['int', 'uintptr_t', 'int', 'uintptr_t', 'size_t', 'uint']),
+    pipe2: call('pipe2', 'int', ['uintptr_t', 'int']),
+    fcntl: call('fcntl', 'int', ['int', 'int', 'int']),
     fadvise: call('posix_fadvise', 'int', ['int', 'int64_t', 'int64_t', 'int']),
     preadv2: maybe(() => call('preadv2', 'int64_t', ['int', 'uintptr_t', 'int', 'int64_t', 'int'])),
     address: (buffer) => Number(koffi.address(buffer)),
@@ -109,7 +119,7 @@ export function send(
   }
 }
 
-// Where the kernel reads the offset: the calls are synchronous and it keeps no pointer after one.
+// Where the kernel reads an offset or leaves two descriptors: the calls are synchronous and it keeps no pointer after one.
 let place: {buffer: Buffer; address: number} | undefined
 
 function newPlace(): {buffer: Buffer; address: number} {
@@ -117,21 +127,69 @@ function newPlace(): {buffer: Buffer; address: number} {
   return {buffer, address: calls().address(buffer)}
 }
 
+/** Holds references to pages of a file on their way to a socket. Neither end ever waits. */
+export type Pipe = {
+  readonly readFd: number
+  readonly writeFd: number
+  /** How much it holds: a part of a page takes the place of a whole one. */
+  readonly capacity: number
+}
+
 /**
- * Hands `length` bytes of a file, from `offset`, to a socket by sendfile(2): no byte passes through this process.
- * Returns how many were taken (it can be less than all), 0 at or behind the end of the file, or WOULD_BLOCK.
+ * Opens a pipe that holds `capacity` bytes, or what the host allows (pipe(7): a user who has many gets small ones).
  *
- * Shape: `offset` and `length` are whole numbers from 0 to 2^53-1; the kernel takes at most 2 GiB in one call.
- * The file's own position is neither used nor moved. Pages that were not read before are waited for.
- * Errors: a system error (EPIPE, ECONNRESET, EIO, EINVAL, EBADF, …); host_lacks when koffi cannot load.
+ * Errors: a system error (EMFILE, ENFILE); host_lacks when koffi cannot load.
  */
-export function sendfile(socketFd: number, fileFd: number, offset: number, length: number): number {
+export function openPipe(capacity: number): Pipe {
+  const {buffer, address} = (place ??= newPlace())
+  const {pipe2, fcntl, errno} = calls()
+  if (pipe2(address, O_NONBLOCK | O_CLOEXEC) < 0) throw systemError('pipe2', errno())
+  const [readFd, writeFd] = [buffer.readInt32LE(0), buffer.readInt32LE(4)]
+  fcntl(writeFd, F_SETPIPE_SZ, capacity)
+  return {readFd, writeFd, capacity: fcntl(writeFd, F_GETPIPE_SZ, 0)}
+}
+
+/** Closes both ends; what was in the pipe is gone. */
+export function closePipe(pipe: Pipe): void {
+  closeSync(pipe.readFd)
+  closeSync(pipe.writeFd)
+}
+
+/**
+ * Puts references to the pages of a file, `length` bytes from `offset`, into an empty pipe by splice(2): no byte is copied.
+ * Returns how many bytes that was (it can be less than all), 0 at or behind the end of the file.
+ *
+ * Shape: `offset` and `length` are whole numbers from 0 to 2^53-1.
+ * The file's own position is neither used nor moved. Pages that were not read before are waited for.
+ * Errors: a system error (EIO, EINVAL, EBADF, …); host_lacks when koffi cannot load.
+ */
+export function spliceFromFile(fileFd: number, offset: number, pipe: Pipe, length: number): number {
   const {buffer, address} = (place ??= newPlace())
   for (;;) {
     // 64 bits as two halves, little-endian as x86-64 and arm64 are, because a BigInt for each call would be garbage.
     buffer.writeUInt32LE(offset % 2 ** 32, 0)
     buffer.writeUInt32LE(Math.floor(offset / 2 ** 32), 4)
-    const taken = outcome(calls().sendfile(socketFd, fileFd, address, length), 'sendfile')
+    const result = calls().splice(fileFd, address, pipe.writeFd, 0, length, SPLICE_F_NONBLOCK)
+    const count = outcome(result, 'splice')
+    if (count !== undefined) return count
+  }
+}
+
+/**
+ * Hands the first `length` bytes of a pipe to a socket by splice(2). Returns how many were taken (it can be less than all;
+ * the rest stays in the pipe), or WOULD_BLOCK. `hasMore` as for `send`.
+ *
+ * Errors: a system error (EPIPE, ECONNRESET, EBADF, …); host_lacks when koffi cannot load.
+ */
+export function spliceToSocket(
+  pipe: Pipe,
+  socketFd: number,
+  length: number,
+  hasMore: boolean,
+): number {
+  const flags = SPLICE_F_NONBLOCK | (hasMore ? SPLICE_F_MORE : 0)
+  for (;;) {
+    const taken = outcome(calls().splice(pipe.readFd, 0, socketFd, 0, length, flags), 'splice')
     if (taken !== undefined) return taken
   }
 }

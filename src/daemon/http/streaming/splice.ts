@@ -1,55 +1,57 @@
 /**
- * The fast sender: the kernel hands the file's pages to the socket (sendfile(2)) and not a byte of a large body passes
+ * The fast sender: the kernel hands the file's pages to the socket (splice(2)) and not a byte of a large body passes
  * through this process; a small one leaves with its head in one system call. For plain TCP connections; everything else
  * goes to the plain sender beside it.
+ *
+ * The pages go by way of a pipe of 512 KiB. sendfile(2) does the same inside with one of 64 KiB, looking for pages and
+ * sending by turns: where connections are paced it takes up to twice the processor time (docs/adr/0014).
  *
  * The dangers:
  * - It writes to the socket's descriptor behind the back of node:http. So it does that only while Node has nothing
  *   queued for the socket, never keeps the descriptor's number over a turn of the event loop (the number of a closed
  *   socket becomes another client's), and ends every response by `response.end()`, which does all the bookkeeping of
  *   keep-alive and pipelining.
- * - What sendfile(2) has taken are pages of the file, not copies. A file that is replaced (a new file takes its name) or
+ * - What splice(2) has taken are pages of the file, not copies. A file that is replaced (a new file takes its name) or
  *   truncated and written anew keeps its old pages; one that is overwritten in place can change under bytes that a slow
- *   client has not fetched yet. That is so for every server that uses sendfile(2). Bytes that are still to be sent are
- *   guarded as the contract asks: the last of them are read, then the file is looked at, then they go out.
- * - sendfile(2) waits for the disk, and every other client with it. So pages that are not in memory are asked for, and
+ *   client has not fetched yet. That is so for every server that uses sendfile(2) or splice(2). Bytes that are still to
+ *   be sent are guarded as the contract asks: they are in the pipe, then the file is looked at, then they go out.
+ * - splice(2) waits for the disk, and every other client with it. So pages that are not in memory are asked for, and
  *   looked for again a little later; a disk that takes long is waited for in small pieces.
  */
-import {readFileSync, readSync} from 'node:fs'
+import {readSync} from 'node:fs'
 import type {Socket} from 'node:net'
 import {systemCode} from '../../../core/errors.ts'
 import {
+  closePipe,
   hasSocketCalls,
   memoryOf,
   readAhead,
   send,
-  sendfile,
-  WOULD_BLOCK,
+  spliceFromFile,
+  spliceToSocket,
+  type Pipe,
 } from '../../../core/store.ts'
 import {giveBuffer, smallBytes, takeBuffer} from './buffers.ts'
 import {headText} from './head-text.ts'
+import {givePipe, takePipe} from './pipes.ts'
 import type {AnswerResponse, OpenFastSender, SendJob} from './sender.ts'
 
-/** Bodies up to this size are copied: up to here it costs no more than sendfile(2) (bench/streaming). */
+/** Bodies up to this size are copied: up to here it costs no more than splice(2) (bench/streaming). */
 const copiedBytesMax = 32 * 1024
-/**
- * What one turn of the event loop sends on one connection at most; of a long body more, as each slice has its cost. Where
- * connections are paced (bbr), larger slices are slower with many of them, because the kernel answers clients'
- * acknowledgements in this process for as long as it sends: 1 MiB ranges on 64 connections took twice the processor time
- * with slices of 2 MiB. Where they are not (cubic, Linux's default) slices of 256 KiB cost a sixth more than those of
- * 1 MiB (bench/streaming).
- */
-const sliceBytes = isPaced() ? 256 * 1024 : 1024 * 1024
-const longSliceBytes = 2 * 1024 * 1024
+/** Of a long body one turn of the event loop sends several slices, as each turn has its cost. */
 const longBodyBytes = 2 * 1024 * 1024
+/** What is left of a body after a slice, and is no longer than this, goes in the same turn. */
+const shortRestBytes = 64 * 1024
 /** How much of a slice is looked for in memory at once. */
 const probedBytes = 256 * 1024
 /** What is waited for when the disk is slow, and how long it is given before. */
 const coldSliceBytes = 128 * 1024
 const coldWaitMs = 2
 const coldWaitsMax = 50
-/** The end of a large body, which is read before the file is looked at for the last time. */
-const tailBytes = 4 * 1024
+/** What is held for each client that waits for room, where very many do. */
+const leastBytes = 4 * 1024
+/** What says that a file, or this process, cannot splice: the last is the answer of many filters of system calls. */
+const refusals = new Set(['EINVAL', 'ENOSYS', 'EOPNOTSUPP', 'EPERM'])
 /** node:http takes no head of more than this from us either: the longest that the door makes is about 2 KiB. */
 const headBytesMax = 16 * 1024
 
@@ -59,15 +61,6 @@ const outbox = Buffer.allocUnsafeSlow(headBytesMax + copiedBytesMax)
 /** What this sender must know of node:http's and node:net's insides (Node 24; the wire tests run with both senders). */
 type ResponseInside = {_header: string | null; _headerSent: boolean}
 type SocketInside = {_handle?: {fd?: number} | null; encrypted?: boolean}
-
-/** Whether new connections send on timers by default. */
-function isPaced(): boolean {
-  try {
-    return readFileSync('/proc/sys/net/ipv4/tcp_congestion_control', 'utf8').startsWith('bbr')
-  } catch {
-    return false
-  }
-}
 
 /** The fast sender, or undefined where koffi cannot load. */
 export const openFastSender: OpenFastSender = ({fallback}) => {
@@ -206,16 +199,19 @@ function sendNow(response: AnswerResponse, start: number, length: number, hasMor
   return Math.max(0, send(fd, outbox, start, length, hasMore))
 }
 
-// Deliveries that hold a buffer while they wait for their clients.
+// Deliveries that hold a buffer and a pipe while they wait for their clients.
 let waitingCount = 0
 const waitingCountMax = 64
 
 /** One large body on its way. */
 class Delivery {
   readonly #job: SendJob
+  /** What is neither in the pipe nor sent begins here. */
   #position: number
-  readonly #sliceBytes: number
-  /** Whether the file system cannot do sendfile(2). */
+  #pipe: Pipe | undefined
+  /** How many bytes are in the pipe. */
+  #piped = 0
+  /** Whether the file system cannot do splice(2), or no pipe is to be had. */
   #mustCopy = false
   /** Whether the file system says what is in memory; assumed until it does not. */
   #canProbe = true
@@ -227,13 +223,15 @@ class Delivery {
   constructor(job: SendJob) {
     this.#job = job
     this.#position = job.start
-    this.#sliceBytes = job.end - job.start < longBodyBytes ? sliceBytes : longSliceBytes
   }
 
   begin(): void {
     const {response} = this.#job
     // A write to a connection that is going down may never call back.
-    response.once('close', () => this.#setWaiting(false))
+    response.once('close', () => {
+      this.#setWaiting(false)
+      this.#emptyPipe()
+    })
     const head = takeHead(this.#job)
     if (head === undefined) {
       // The first write takes the head with it.
@@ -246,35 +244,60 @@ class Delivery {
     else response.write(Buffer.from(outbox.subarray(taken, length)), this.#goOn)
   }
 
-  /** Sends one slice. Called once in a turn of the event loop. */
+  /** Bytes that are not in the pipe yet. */
+  get #left(): number {
+    return this.#job.end + 1 - this.#position
+  }
+
+  /** Fills the pipe and sends what is in it, for one turn of the event loop. */
   #step(): void {
     const job = this.#job
     const fd = descriptorOf(job.response.socket)
     if (job.response.destroyed || fd === undefined) return
-    const left = job.end + 1 - tailBytes - this.#position
-    if (left <= 0) {
-      this.#sendTail()
-      return
-    }
-    const asked = this.#bytesInMemory(Math.min(this.#sliceBytes, left))
-    if (asked === 0) {
-      setTimeout(this.#nextStep, coldWaitMs)
-      return
-    }
-    const taken = this.#mustCopy ? WOULD_BLOCK : this.#sendfile(fd, asked)
-    // Where the tail follows at once, it is looked at there.
-    if (taken === 0 || (taken < left && !job.file.isUnchanged())) {
-      job.response.destroy()
-      return
-    }
-    if (taken > 0) {
-      this.#position += taken
+    const turnBytes = job.end - job.start < longBodyBytes ? 0 : longBodyBytes
+    const before = job.sentBytes
+    do {
+      const pipe = this.#filledPipe()
+      if (!pipe) return
+      if (!job.file.isUnchanged()) {
+        job.response.destroy()
+        return
+      }
+      const taken = Math.max(0, spliceToSocket(pipe, fd, this.#piped, this.#left > 0))
+      this.#piped -= taken
       job.sentBytes += taken
+      // A socket that took less than it was given is full: an ordinary write waits until it has room again.
+      if (this.#piped > 0) {
+        this.#copy()
+        return
+      }
+    } while (this.#left > 0 && (this.#left <= shortRestBytes || job.sentBytes - before < turnBytes))
+    this.#givePipe()
+    if (this.#left > 0) this.#yield()
+    else job.response.end()
+  }
+
+  /** A pipe with bytes in it; undefined when they come later, or by other ways, or not at all. */
+  #filledPipe(): Pipe | undefined {
+    if (this.#pipe && this.#piped > 0) return this.#pipe
+    const pipe = this.#mustCopy ? undefined : (this.#pipe ??= takePipe())
+    const asked = this.#bytesInMemory(Math.min(pipe?.capacity ?? smallBytes, this.#left))
+    if (asked === 0) {
+      this.#givePipe()
+      setTimeout(this.#nextStep, coldWaitMs)
+      return undefined
     }
-    // A socket that took less than it was given is full: an ordinary write waits until it has room again.
-    if (taken < asked) this.#copy()
-    else if (taken < left) this.#yield()
-    else this.#sendTail()
+    const count = pipe && this.#splice(pipe, asked)
+    if (count === undefined) {
+      this.#mustCopy = true
+      this.#emptyPipe()
+      this.#copy()
+      return undefined
+    }
+    if (count === 0) this.#job.response.destroy()
+    this.#piped = count
+    this.#position += count
+    return count > 0 ? pipe : undefined
   }
 
   /** How much of the next `length` bytes to send now: nothing while they are on their way from the disk. */
@@ -309,47 +332,47 @@ class Delivery {
     return memory !== 'out'
   }
 
-  #sendfile(fd: number, length: number): number {
+  /** Fills the pipe; undefined where this file cannot be spliced. */
+  #splice(pipe: Pipe, length: number): number | undefined {
     try {
-      return sendfile(fd, this.#job.file.fd, this.#position, length)
+      return spliceFromFile(this.#job.file.fd, this.#position, pipe, length)
     } catch (error) {
       const code = systemCode(error)
-      if (code !== 'EINVAL' && code !== 'ENOSYS' && code !== 'EOPNOTSUPP') throw error
-      this.#mustCopy = true
-      return WOULD_BLOCK
+      if (refusals.has(code ?? '')) return undefined
+      throw error
     }
-  }
-
-  /** The last bytes: read, then the file is looked at, then they go out. */
-  #sendTail(): void {
-    const job = this.#job
-    const length = job.end + 1 - this.#position
-    if (!readInto(outbox, 0, job, this.#position, length) || !job.file.isUnchanged()) {
-      job.response.destroy()
-      return
-    }
-    const taken = sendNow(job.response, 0, length)
-    job.sentBytes += taken
-    this.#position += length
-    if (taken < length) this.#write(Buffer.from(outbox.subarray(taken, length)), length - taken)
-    job.response.end()
   }
 
   /** One piece by read(2) and an ordinary write, whose callback says that the socket has room again. */
   #copy(): void {
     const job = this.#job
-    const left = job.end + 1 - this.#position
     // However many clients are slow, what waits for them stays a few MiB.
-    const length = Math.min(left, waitingCount < waitingCountMax ? smallBytes : tailBytes)
-    const buffer = length > tailBytes ? takeBuffer(smallBytes) : Buffer.allocUnsafe(length)
-    if (!readInto(buffer, 0, job, this.#position, length) || !job.file.isUnchanged()) {
+    const isCrowded = waitingCount >= waitingCountMax
+    if (isCrowded) this.#emptyPipe()
+    const length = Math.min(this.#piped || this.#left, isCrowded ? leastBytes : smallBytes)
+    const buffer = length > leastBytes ? takeBuffer(smallBytes) : Buffer.allocUnsafe(length)
+    if (!this.#readNext(buffer, length) || !job.file.isUnchanged()) {
       if (buffer.length === smallBytes) giveBuffer(buffer)
       job.response.destroy()
       return
     }
-    this.#position += length
     this.#write(buffer, length)
-    if (this.#position > job.end) job.response.end()
+    if (this.#left === 0 && this.#piped === 0) job.response.end()
+  }
+
+  /** The next bytes: out of the pipe if it has some, else of the file. */
+  #readNext(buffer: Buffer, length: number): boolean {
+    if (!this.#pipe || this.#piped === 0) {
+      if (!readInto(buffer, 0, this.#job, this.#position, length)) return false
+      this.#position += length
+      return true
+    }
+    for (let done = 0; done < length;) {
+      done += readSync(this.#pipe.readFd, buffer, done, length - done, null)
+    }
+    this.#piped -= length
+    if (this.#piped === 0) this.#givePipe()
+    return true
   }
 
   #write(buffer: Buffer, length: number): void {
@@ -373,8 +396,26 @@ class Delivery {
     this.#isWaiting = isWaiting
   }
 
+  /** For others to use; it is empty. */
+  #givePipe(): void {
+    if (this.#pipe) givePipe(this.#pipe)
+    this.#pipe = undefined
+  }
+
+  /** Lets go of what is in the pipe: it is still to be sent, if anybody waits for it. */
+  #emptyPipe(): void {
+    if (this.#piped === 0) {
+      this.#givePipe()
+      return
+    }
+    if (this.#pipe) closePipe(this.#pipe)
+    this.#pipe = undefined
+    this.#position -= this.#piped
+    this.#piped = 0
+  }
+
   readonly #goOn = (): void => {
-    if (this.#position <= this.#job.end) this.#yield()
+    if (this.#left > 0 || this.#piped > 0) this.#yield()
   }
 
   /**
