@@ -101,21 +101,28 @@ function linkBytes(source: string, target: string): void {
 }
 
 /**
- * Takes a disk out of sight. Who has it open reads on: its bytes go when the last of them is done. Idempotent.
+ * Takes a disk out of sight, with the bytes that its note names and those of `treeId`: a note that is cut names nothing.
+ * Who has it open reads on: its bytes go when the last of them is done. Idempotent. Returns whether there was a note.
  *
  * Errors: io_failed, permission_denied.
  */
-export function withdrawDisk(dir: string, name: string): boolean {
+export function withdrawDisk(
+  dir: string,
+  {name, treeId}: {name: string; treeId?: string | undefined},
+): boolean {
   const notePath = join(dir, `${name}.json`)
   try {
     const note = readNote(notePath)
+    const isShown = statOf(notePath) !== undefined
     rmSync(join(dir, `${name}.tmp`), {force: true})
-    if (note === undefined && statOf(notePath) === undefined) return false
-    rmSync(notePath, {force: true})
-    syncDirectoryNow(dir)
-    failpoint('disks.withdrawn')
-    if (note !== undefined) rmSync(join(dir, note.file), {force: true})
-    return true
+    if (isShown) {
+      rmSync(notePath, {force: true})
+      syncDirectoryNow(dir)
+      failpoint('disks.withdrawn')
+    }
+    for (const file of new Set([note?.file, treeId && `${treeId}.raw`]))
+      if (file) rmSync(join(dir, file), {force: true})
+    return isShown
   } catch (error) {
     throw fromSystemError(error, notePath, 'remove')
   }

@@ -270,7 +270,7 @@ export async function remake(
     const isSettled = image.state === 'STORED' || image.state === 'ACTIVE'
     const open = await getOpenRun(trx, image.id, images.node)
     if (!isSettled || open || image.goal === 'REMOVED') return 'unchanged'
-    if (image.kind === 'disk') withdrawDisk(images.layout.disks, name)
+    if (image.kind === 'disk') withdrawDisk(images.layout.disks, image)
     else if (image.state === 'ACTIVE' && !takeDown(images, image)) return 'not_here'
     const run = await restart(trx, images, image, {state: 'NEW', goal, held: null})
     await addEvent(trx, {

@@ -112,7 +112,7 @@ export async function showDisk(images: ImagesContext, image: PlacedImage): Promi
 export async function hideDisk(images: ImagesContext, image: PlacedImage): Promise<ImageOutcome> {
   return await Promise.resolve({
     effect: () => {
-      withdrawDisk(images.layout.disks, image.name)
+      withdrawDisk(images.layout.disks, image)
     },
   })
 }

@@ -73,7 +73,7 @@ async function reconcileDisk(
     if (!isDiskShown(images, image)) await mend(images, image, onEvent)
   } else if (image.goal === 'STORED' && readPublication(layout.disks, image.name)) {
     if (await getOpenRun(database.db, image.id, node)) return
-    if (withdrawDisk(layout.disks, image.name))
+    if (withdrawDisk(layout.disks, image))
       log.warn({image: image.name}, 'took a disk out of sight that nobody asked for')
   }
 }
@@ -90,6 +90,8 @@ async function mend(
     const fresh = await getPlacedById(trx, node, image.id)
     if (fresh?.state !== 'ACTIVE' || (await getOpenRun(trx, image.id, node))) return undefined
     if (isUp(images, image)) return undefined
+    // What is left of it, as bytes whose note cannot be read.
+    if (image.kind === 'disk') withdrawDisk(images.layout.disks, fresh)
     await updatePlacement(trx, image.id, node, {state: 'STORED', held: null}, now)
     const run = await addRun(trx, {
       imageId: image.id,

@@ -261,7 +261,7 @@ async function erase(
 
 /** Before directories of an image are replaced or deleted. */
 function takeOutOfUse(images: ImagesContext, image: PlacedImage, dirs: string[]): void {
-  if (image.kind === 'disk') withdrawDisk(images.layout.disks, image.name)
+  if (image.kind === 'disk') withdrawDisk(images.layout.disks, image)
   unmountFor(images, image, dirs)
 }
 

@@ -3,6 +3,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  truncateSync,
   statSync,
   utimesSync,
   writeFileSync,
@@ -75,14 +76,27 @@ describe('disks that are shown', () => {
     withFolder(({dir, show}) => {
       const look = openPublications(dir)
       expect(look()).to.deep.equal([])
-      expect(withdrawDisk(dir, 'one')).to.equal(false)
+      expect(withdrawDisk(dir, {name: 'one'})).to.equal(false)
       show('one', 'A-1', 'bytes')
       show('two', 'B-1', 'more')
       expect(look().map(({id}) => id)).to.deep.equal(['one', 'two'])
-      expect(withdrawDisk(dir, 'one')).to.equal(true)
+      expect(withdrawDisk(dir, {name: 'one'})).to.equal(true)
       expect(look().map(({id}) => id)).to.deep.equal(['two'])
       expect(readPublication(dir, 'one')).to.equal(undefined)
       expect(readdirSync(dir).sort()).to.deep.equal(['B-1.raw', 'two.json'])
+    }))
+
+  it('go with their bytes, also when their note cannot be read or is gone already', () =>
+    withFolder(({dir, show}) => {
+      for (const spoil of [truncateSync, rmSync]) {
+        show('one', 'A-1', 'bytes')
+        spoil(join(dir, 'one.json'))
+        withdrawDisk(dir, {name: 'one', treeId: 'A-1'})
+        expect(readdirSync(dir)).to.deep.equal([])
+      }
+      show('one', 'A-2', 'bytes')
+      expect(withdrawDisk(dir, {name: 'one', treeId: 'A-1'})).to.equal(true)
+      expect(readdirSync(dir)).to.deep.equal([])
     }))
 
   it('are looked for again only when the folder has changed', () =>

@@ -1,5 +1,14 @@
-import {existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync} from 'node:fs'
+import {
+  existsSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
 import {join} from 'node:path'
+import SqliteDatabase from 'better-sqlite3'
 import {expect} from 'chai'
 import {ImgstoreError} from '../../../src/core/errors.ts'
 import type {ImageStatus} from '../../../src/core/image.ts'
@@ -99,6 +108,28 @@ describe('disk images', () => {
       }
       expect((await store.runs.list({limit: 9})).length).to.equal(3)
     }))
+
+  for (const [who, mend] of [
+    ['the worker', undefined],
+    ['a repair', (store: Store) => store.maintenance.repair({isDryRun: false})],
+    ['who deactivates them', (store: Store) => store.images.deactivate('disk')],
+  ] as const) {
+    it(`leave no bytes behind that a note which cannot be read named, by ${who}`, () =>
+      withTempStore(async (temp) => {
+        const {store, storeDir} = temp
+        await fetched(temp, rawDisk())
+        truncateSync(join(storeDir, 'disks/disk.json'))
+        if (who !== 'who deactivates them') {
+          const db = new SqliteDatabase(join(temp.dir, 'store.db'))
+          db.prepare("update placements set goal = 'STORED'").run()
+          db.close()
+        }
+        await mend?.(store)
+        await store.work({signal: new AbortController().signal, once: true})
+        expect((await store.images.status('disk')).state).to.equal('STORED')
+        expect(readdirSync(join(storeDir, 'disks'))).to.deep.equal([])
+      }))
+  }
 
   it('are no root filesystems: nothing runs in them, and they are not converted', () =>
     withTempStore(async (temp) => {

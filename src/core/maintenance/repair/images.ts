@@ -1,5 +1,5 @@
 /** Images whose rows say what is not so: mounts first, then states. */
-import {existsSync, mkdirSync, renameSync, rmSync} from 'node:fs'
+import {existsSync, mkdirSync, renameSync} from 'node:fs'
 import {join} from 'node:path'
 import {getPlacedById, listPlaced, type PlacedImage} from '../../db/images.ts'
 import {getOpenRun} from '../../db/runs.ts'
@@ -69,7 +69,7 @@ function* wrongMounts(
         facts,
         image,
         (fresh, open) =>
-          isShownUnasked(maintenance, fresh, open) && withdrawDisk(layout.disks, fresh.name),
+          isShownUnasked(maintenance, fresh, open) && withdrawDisk(layout.disks, fresh),
       ),
   }
 }
@@ -200,10 +200,7 @@ async function mendState(
 function takeDown(maintenance: MaintenanceContext, image: PlacedImage, wrong: Wrong): void {
   const {layout} = maintenance
   if (image.kind === 'disk') {
-    withdrawDisk(layout.disks, image.name)
-    // Without its note nobody knows whose these bytes are.
-    if (wrong.isTreeLost && image.treeId !== undefined)
-      rmSync(join(layout.disks, `${image.treeId}.raw`), {force: true})
+    withdrawDisk(layout.disks, image)
     return
   }
   for (const place of [layout.mountPoint(image.name), layout.rootfs(image.name)])
