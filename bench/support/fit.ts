@@ -13,10 +13,10 @@ export type Fit = {
 }
 
 /** A growth below this share of the mean is not told from noise in so short a time. */
-const flatShare = 0.05
+const flatShare = 0.025
 
 /**
- * Fits by least squares. Flat is what does not rise, what rises by less than 5 % of its mean or by less than one over the
+ * Fits by least squares. Flat is what does not rise, what rises by less than 2.5 % of its mean or by less than one over the
  * whole time, and a rise that is within three standard errors.
  */
 export function fit(points: readonly (readonly [minute: number, value: number])[]): Fit {
