@@ -288,7 +288,8 @@ class Delivery {
       return undefined
     }
     const count = pipe && this.#splice(pipe, asked)
-    if (count === undefined) {
+    // A file that would not wait for its pages is read, which waits.
+    if (count === undefined || count < 0) {
       this.#mustCopy = true
       this.#emptyPipe()
       this.#copy()
