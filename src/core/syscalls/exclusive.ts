@@ -1,5 +1,6 @@
 /** Locks that end with their process (flock(2)), and changing places of two names in one act (renameat2(2)). */
 import {systemCode} from '../errors.ts'
+import {type Call, certain, lastErrno} from './errno.ts'
 import {libc, systemError} from './libc.ts'
 
 const LOCK_SH = 1
@@ -9,27 +10,18 @@ const AT_FDCWD = -100
 const RENAME_EXCHANGE = 2
 const EINTR = 4
 
-type Calls = {
-  flock: (fd: number, operation: number) => number
-  renameat2: (fromFd: number, from: string, toFd: number, to: string, flags: number) => number
-  errno: () => number
-}
+type Calls = {flock: Call; renameat2: Call}
 
 let bound: Calls | undefined
 
 function calls(): Calls {
   if (bound !== undefined) return bound
   const {koffi, lib} = libc()
+  const call = (name: string, args: string[]): Call =>
+    certain(lib.func(name, 'int', args), () => koffi.errno())
   bound = {
-    flock: lib.func('flock', 'int', ['int', 'int']) as Calls['flock'],
-    renameat2: lib.func('renameat2', 'int', [
-      'int',
-      'str',
-      'int',
-      'str',
-      'uint32_t',
-    ]) as Calls['renameat2'],
-    errno: () => koffi.errno(),
+    flock: call('flock', ['int', 'int']),
+    renameat2: call('renameat2', ['int', 'str', 'int', 'str', 'uint32_t']),
   }
   return bound
 }
@@ -44,7 +36,7 @@ export function tryLock(fd: number, options: {isShared?: boolean} = {}): boolean
   const kind = options.isShared === true ? LOCK_SH : LOCK_EX
   for (;;) {
     if (calls().flock(fd, kind | LOCK_NB) === 0) return true
-    const errno = calls().errno()
+    const errno = lastErrno()
     if (errno === EINTR) continue
     const error = systemError('flock', errno)
     if (systemCode(error) === 'EWOULDBLOCK' || systemCode(error) === 'EAGAIN') return false
@@ -60,5 +52,5 @@ export function tryLock(fd: number, options: {isShared?: boolean} = {}): boolean
  */
 export function exchangeNames(first: string, second: string): void {
   if (calls().renameat2(AT_FDCWD, first, AT_FDCWD, second, RENAME_EXCHANGE) === 0) return
-  throw systemError('renameat2', calls().errno(), first)
+  throw systemError('renameat2', lastErrno(), first)
 }

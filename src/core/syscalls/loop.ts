@@ -1,6 +1,7 @@
 /** Loop devices: block devices made of files, for kernels that mount nothing else. Numbers from linux/loop.h. */
 import {closeSync, constants, openSync} from 'node:fs'
 import {systemCode} from '../errors.ts'
+import {certain, lastErrno} from './errno.ts'
 import {libc, systemError} from './libc.ts'
 
 const LOOP_CONFIGURE = 0x4c0a
@@ -17,8 +18,6 @@ const FILE_NAME_BYTES = 64
 
 const ATTEMPTS_MAX = 64
 
-type Ioctl = (fd: number, request: number, ...argument: unknown[]) => number
-
 /** A loop device that ends by itself when it is neither open nor mounted; `fd` is the caller's to close. */
 export type LoopDevice = {path: string; fd: number}
 
@@ -29,10 +28,12 @@ export type LoopDevice = {path: string; fd: number}
  */
 export function attachLoop(filePath: string): LoopDevice {
   const {koffi, lib} = libc()
-  const ioctl = lib.func('int ioctl(int, unsigned long, ...)') as Ioctl
-  const call = (fd: number, request: number, ...argument: unknown[]): number => {
-    const result = ioctl(fd, request, ...argument)
-    if (result < 0) throw systemError('ioctl', koffi.errno(), filePath)
+  const ioctl = certain(lib.func('ioctl', 'int', ['int', 'unsigned long', 'void *']), () =>
+    koffi.errno(),
+  )
+  const call = (fd: number, request: number, argument: Buffer | null): number => {
+    const result = ioctl(fd, request, argument)
+    if (result < 0) throw systemError('ioctl', lastErrno(), filePath)
     return result
   }
   const config = Buffer.alloc(CONFIG_BYTES)
@@ -45,10 +46,10 @@ export function attachLoop(filePath: string): LoopDevice {
       // For people who list devices; cut short, with its NUL.
       config.write(filePath, FILE_NAME_AT, FILE_NAME_BYTES - 1, 'utf8')
       for (let attempt = 1; ; attempt++) {
-        const path = `/dev/loop${call(controlFd, LOOP_CTL_GET_FREE, 'int', 0)}`
+        const path = `/dev/loop${call(controlFd, LOOP_CTL_GET_FREE, null)}`
         const fd = openSync(path, constants.O_RDONLY)
         try {
-          call(fd, LOOP_CONFIGURE, 'void *', config)
+          call(fd, LOOP_CONFIGURE, config)
           return {path, fd}
         } catch (error) {
           closeSync(fd)

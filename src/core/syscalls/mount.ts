@@ -2,6 +2,7 @@
  * The mounting system calls, typed. Everything is synchronous: a mount is made inside a short database
  * transaction. Failures are Node-shaped system errors (`code`, `errno`, `syscall`).
  */
+import {type Call, certain, lastErrno} from './errno.ts'
 import {libc, systemError} from './libc.ts'
 
 // Flags of mount(2), umount2(2) and the mount API of Linux 5.2; values from <linux/mount.h>.
@@ -39,14 +40,8 @@ const SYS_fsconfig = 431
 const SYS_fsmount = 432
 
 type Calls = {
-  mount: (
-    source: string,
-    target: string,
-    type: string | null,
-    flags: number,
-    data: string | null,
-  ) => number
-  umount2: (target: string, flags: number) => number
+  mount: Call
+  umount2: Call
   syscall: (number: number, ...typedArguments: unknown[]) => number
   read: (fd: number, buffer: Buffer, sizeBytes: number) => number
   klogctl: (type: number, buffer: Buffer, sizeBytes: number) => number
@@ -58,15 +53,19 @@ let bound: Calls | undefined
 function calls(): Calls {
   if (bound === undefined) {
     const {koffi, lib} = libc()
+    const errno = (): number => koffi.errno()
     bound = {
-      mount: lib.func(
-        'int mount(const char *, const char *, const char *, unsigned long, const char *)',
-      ) as Calls['mount'],
-      umount2: lib.func('int umount2(const char *, int)') as Calls['umount2'],
+      mount: certain(
+        lib.func(
+          'int mount(const char *, const char *, const char *, unsigned long, const char *)',
+        ),
+        errno,
+      ),
+      umount2: certain(lib.func('int umount2(const char *, int)'), errno),
       syscall: lib.func('long syscall(long, ...)') as Calls['syscall'],
       read: lib.func('long read(int, _Out_ uint8_t *, size_t)') as Calls['read'],
       klogctl: lib.func('int klogctl(int, _Out_ uint8_t *, int)') as Calls['klogctl'],
-      errno: () => koffi.errno(),
+      errno,
     }
   }
   return bound
@@ -94,7 +93,7 @@ export function mount(
   refuseNul(source, target, type, data)
   const c = calls()
   if (c.mount(source, target, type, flags, data) !== 0)
-    throw systemError('mount', c.errno(), target)
+    throw systemError('mount', lastErrno(), target)
 }
 
 /**
@@ -105,7 +104,7 @@ export function mount(
 export function umount2(target: string, flags: number): void {
   refuseNul(target)
   const c = calls()
-  if (c.umount2(target, flags) !== 0) throw systemError('umount2', c.errno(), target)
+  if (c.umount2(target, flags) !== 0) throw systemError('umount2', lastErrno(), target)
 }
 
 /** Opens a file system of `type` to be configured; the descriptor is the caller's to close. */

@@ -1,21 +1,20 @@
 /** Where the data and the holes of a file are (lseek(2) with SEEK_DATA and SEEK_HOLE), which Node cannot ask. */
 import {systemCode} from '../errors.ts'
+import {type Call, certain, lastErrno} from './errno.ts'
 import {systemError, tryLibc} from './libc.ts'
 
 const SEEK_DATA = 3
 const SEEK_HOLE = 4
 
-type Seek = (fd: number, offset: number, whence: number) => number | bigint
-
-let bound: {seek: Seek; errno: () => number} | undefined | 'none'
+let bound: {seek: Call} | undefined | 'none'
 
 function calls(): Exclude<typeof bound, undefined> {
   if (bound !== undefined) return bound
   const libc = tryLibc()
   if (libc instanceof Error) return (bound = 'none')
   const {koffi, lib} = libc
-  const seek = lib.func('lseek', 'int64_t', ['int', 'int64_t', 'int']) as Seek
-  return (bound = {seek, errno: () => koffi.errno()})
+  const seek = lib.func('lseek', 'int64_t', ['int', 'int64_t', 'int'])
+  return (bound = {seek: certain(seek, () => koffi.errno())})
 }
 
 /**
@@ -47,8 +46,8 @@ function ask(fd: number, offset: number, whence: number, end: number): number | 
   const libc = calls()
   if (libc === 'none') return undefined
   const found = libc.seek(fd, offset, whence)
-  if (found >= 0) return Number(found)
-  const error = systemError('lseek', libc.errno())
+  if (found >= 0) return found
+  const error = systemError('lseek', lastErrno())
   switch (systemCode(error)) {
     case 'ENXIO':
       // No data up to the end of the file, or the offset lies beyond it.

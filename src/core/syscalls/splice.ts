@@ -7,6 +7,7 @@
  * of the event loop can be another client's socket. Ask the socket's handle for it before every call.
  */
 import {closeSync} from 'node:fs'
+import {type Call, certain, lastErrno} from './errno.ts'
 import {libc, systemError, tryLibc} from './libc.ts'
 
 /** The answer of a call that would have had to wait: nothing was taken. */
@@ -28,8 +29,6 @@ const F_GETPIPE_SZ = 1032
 const SPLICE_F_NONBLOCK = 2
 const SPLICE_F_MORE = 4
 
-type Call = (...args: readonly number[]) => number
-
 type Calls = {
   send: Call
   splice: Call
@@ -39,7 +38,6 @@ type Calls = {
   /** Not in every C library. */
   preadv2: Call | undefined
   address: (buffer: Buffer) => number
-  errno: () => number
 }
 
 let bound: Calls | undefined
@@ -47,7 +45,9 @@ let bound: Calls | undefined
 function calls(): Calls {
   if (bound !== undefined) return bound
   const {koffi, lib} = libc()
-  const call = (name: string, result: string, args: string[]): Call => lib.func(name, result, args)
+  // That it would have had to wait is taken as it is: who hears it wrongly asks again when the socket or the file is ready.
+  const call = (name: string, result: string, args: string[]): Call =>
+    certain(lib.func(name, result, args), () => koffi.errno(), EAGAIN)
   bound = {
     send: call('send', 'int64_t', ['int', 'uintptr_t', 'size_t', 'int']),
     splice: call('splice', 'int64_t', ['int', 'uintptr_t', 'int', 'uintptr_t', 'size_t', 'uint']),
@@ -56,7 +56,6 @@ function calls(): Calls {
     fadvise: call('posix_fadvise', 'int', ['int', 'int64_t', 'int64_t', 'int']),
     preadv2: maybe(() => call('preadv2', 'int64_t', ['int', 'uintptr_t', 'int', 'int64_t', 'int'])),
     address: (buffer) => Number(koffi.address(buffer)),
-    errno: () => koffi.errno(),
   }
   return bound
 }
@@ -77,7 +76,7 @@ export function hasSocketCalls(): boolean {
 /** What a call took, WOULD_BLOCK, or undefined when it is to be made again. */
 function outcome(result: number, syscall: string): number | undefined {
   if (result >= 0) return result
-  const errno = calls().errno()
+  const errno = lastErrno()
   if (errno === EAGAIN) return WOULD_BLOCK
   if (errno === EINTR) return undefined
   throw systemError(syscall, errno)
@@ -142,8 +141,8 @@ export type Pipe = {
  */
 export function openPipe(capacity: number): Pipe {
   const {buffer, address} = (place ??= newPlace())
-  const {pipe2, fcntl, errno} = calls()
-  if (pipe2(address, O_NONBLOCK | O_CLOEXEC) < 0) throw systemError('pipe2', errno())
+  const {pipe2, fcntl} = calls()
+  if (pipe2(address, O_NONBLOCK | O_CLOEXEC) < 0) throw systemError('pipe2', lastErrno())
   const [readFd, writeFd] = [buffer.readInt32LE(0), buffer.readInt32LE(4)]
   fcntl(writeFd, F_SETPIPE_SZ, capacity)
   return {readFd, writeFd, capacity: fcntl(writeFd, F_GETPIPE_SZ, 0)}
@@ -212,11 +211,11 @@ function newProbe(): {iovec: Buffer; address: number} {
  * Errors: host_lacks when koffi cannot load.
  */
 export function memoryOf(fileFd: number, offset: number): 'in' | 'out' | 'unknown' {
-  const {preadv2, errno} = calls()
+  const {preadv2} = calls()
   if (!preadv2) return 'unknown'
   probe ??= newProbe()
   if (preadv2(fileFd, probe.address, 1, offset, RWF_NOWAIT) >= 0) return 'in'
-  const failure = errno()
+  const failure = lastErrno()
   if (failure === EAGAIN) return 'out'
   return failure === EOPNOTSUPP ? 'unknown' : 'in'
 }

@@ -1,10 +1,18 @@
 import {expect} from 'chai'
 import {certain, lastErrno} from '../../../src/core/syscalls/errno.ts'
 
-const [ENOENT, EAGAIN] = [2, 11]
+const [ENOENT, EAGAIN, ETIMEDOUT] = [2, 11, 110]
 
 /** A call that fails with each of these in turn, then does well; and how often it was made. */
 function failing(...errors: number[]): {call: () => number; made: () => number} {
+  return failingTaking(0, ...errors)
+}
+
+/** The same, made so that one reason is not doubted. */
+function failingTaking(
+  taken: number,
+  ...errors: number[]
+): {call: () => number; made: () => number} {
   let made = 0
   let errno = 0
   const call = certain(
@@ -13,6 +21,7 @@ function failing(...errors: number[]): {call: () => number; made: () => number} 
       return errno === 0 ? 7 : -1
     },
     () => errno,
+    taken,
   )
   return {call: () => call(), made: () => made}
 }
@@ -34,6 +43,18 @@ describe('why a system call failed', () => {
     const {call, made} = failing(EAGAIN, EAGAIN)
     expect(call()).to.equal(7)
     expect(made()).to.equal(3)
+  })
+
+  it('is not asked for again when the caller takes it as it is', () => {
+    const {call, made} = failingTaking(EAGAIN, EAGAIN)
+    expect(call()).to.equal(-1)
+    expect([lastErrno(), made()]).to.deep.equal([EAGAIN, 1])
+  })
+
+  it('is asked for again beside one that is taken', () => {
+    const {call, made} = failingTaking(EAGAIN, ETIMEDOUT, EAGAIN)
+    expect(call()).to.equal(-1)
+    expect([lastErrno(), made()]).to.deep.equal([EAGAIN, 2])
   })
 
   it('is believed when it stays the same', () => {
