@@ -1,35 +1,50 @@
 /**
- * oclif's hook for words that are no command: one message, the nearest command that there is, exit 2.
+ * oclif's hook for words that are no command: one message, the nearest command that there is, exit 2. But `help`, before the
+ * name of a command or topic or alone, is another way to ask for --help.
  *
  * The built program loads this file beside its bundle, and only then; so it imports nothing heavy.
  */
+import type {Interfaces} from '@oclif/core'
 import {errorToJson, fail, quote} from '../core/errors.ts'
 import {plainJson} from '../core/log.ts'
 
-type Host = {
-  config: {bin: string; commandIDs: string[]; topics: {name: string}[]}
-  exit(code: number): never
-}
+type Host = {config: Interfaces.Config; exit(code: number): never}
 
 /** Called by oclif with what was typed; `id` is its beginning, joined by colons. */
-export default function unknownCommand(
+export default async function unknownCommand(
   this: Host,
   {id, argv}: {id: string; argv: readonly string[]},
-): void {
+): Promise<void> {
   const {bin, commandIDs, topics} = this.config
   const commands = commandIDs.map((command) => command.replaceAll(':', ' '))
-  const typed = [...id.split(':'), ...argv]
+  const words = [...id.split(':'), ...argv]
+  const isHelp = words[0] === 'help'
+  const typed = isHelp ? words.slice(1).filter((word) => !word.startsWith('-')) : words
+  const about =
+    commands.find((command) => startsWith(typed, command)) ??
+    ['', ...topics.map(({name}) => name)].find((name) => name === typed.join(' '))
+  if (isHelp && about !== undefined) {
+    await showHelp(this.config, about)
+    return
+  }
   const topic = topics.find(({name}) => name === typed[0])?.name
   const {reason, hint} = answerTo(typed, {bin, commands, topic})
   const error = fail('wrong_usage', {reason})
-  const end = typed.indexOf('--')
-  if (typed.slice(0, end < 0 ? undefined : end).includes('--json')) {
+  const end = words.indexOf('--')
+  if (words.slice(0, end < 0 ? undefined : end).includes('--json')) {
     const json = {error: {...errorToJson(error), hint}}
     process.stdout.write(`${plainJson(JSON.stringify(json, null, 2))}\n`)
   } else {
     process.stderr.write(`Error: ${error.message}\nTry: ${hint}\n`)
   }
   this.exit(error.exit)
+}
+
+/** As main.run of oclif does for --help. */
+async function showHelp(config: Interfaces.Config, about: string): Promise<void> {
+  const {loadHelpClass} = await import('@oclif/core')
+  const Help = await loadHelpClass(config)
+  await new Help(config, config.pjson.oclif.helpOptions).showHelp(about.split(' ').filter(Boolean))
 }
 
 type Known = {bin: string; commands: readonly string[]; topic: string | undefined}
@@ -42,18 +57,14 @@ function answerTo(typed: readonly string[], known: Known): {reason: string; hint
     return {reason, hint: `${bin} --help`}
   }
   const reason = `there is no command ${quote(typed.slice(0, topic ? 2 : 1).join(' '))}`
-  if (first === 'help') {
-    const about = commands.find((command) => startsWith(typed.slice(1), command))
-    return {reason, hint: `${bin} ${about === undefined ? '' : `${about} `}--help`}
-  }
   const candidates = commands.filter((command) => !topic || command.startsWith(`${topic} `))
   const nearest = nearestOf(typed, candidates)
   const help = topic ? `${bin} ${topic} --help` : `${bin} --help`
   return {reason, hint: nearest === undefined ? help : `${bin} ${nearest}, or ${help}`}
 }
 
-function startsWith(words: readonly string[], command: string): boolean {
-  return command.split(' ').every((word, index) => words[index] === word)
+function startsWith(words: readonly string[], name: string): boolean {
+  return name.split(' ').every((word, index) => words[index] === word)
 }
 
 /** The command that is fewest letters away from the beginning of what was typed, if that is near. */

@@ -1,4 +1,4 @@
-import {Config} from '@oclif/core'
+import {Config, type Interfaces} from '@oclif/core'
 import {captureOutput} from '@oclif/test'
 import {expect} from 'chai'
 import unknownCommand, {editDistance} from '../../src/cli/unknown-command.ts'
@@ -8,23 +8,20 @@ type Answer = {stdout: string; stderr: string; exit: number | undefined}
 
 /** Asks the hook as oclif does: what could belong to a command's name joined by colons, then the rest. */
 async function typed(id: string, ...argv: string[]): Promise<Answer> {
-  const config = {
+  const config: Partial<Interfaces.Config> = {
     bin: 'imgstore',
     commandIDs: commandIds().map((command) => command.replaceAll(' ', ':')),
     topics: [{name: 'runs'}],
   }
   let exit: number | undefined
   const host = {
-    config,
+    config: config as Interfaces.Config,
     exit: (code: number): never => {
       exit = code
       return undefined as never
     },
   }
-  const {stdout, stderr} = await captureOutput(() => {
-    unknownCommand.call(host, {id, argv})
-    return Promise.resolve()
-  })
+  const {stdout, stderr} = await captureOutput(() => unknownCommand.call(host, {id, argv}))
   return {stdout, stderr, exit}
 }
 
@@ -36,8 +33,9 @@ describe('a command that there is not', () => {
       ['Fetch:web', '"Fetch"', 'imgstore fetch, or imgstore --help'],
       ['runs:lst', '"runs lst"', 'imgstore runs list, or imgstore runs --help'],
       ['runs:bogus', '"runs bogus"', 'imgstore runs --help'],
-      ['help:runs:show', '"help"', 'imgstore runs show --help'],
-      ['help', '"help"', 'imgstore --help'],
+      ['help:bogus', '"bogus"', 'imgstore --help'],
+      ['help:statsu', '"statsu"', 'imgstore status, or imgstore --help'],
+      ['help:runs:bogus', '"runs bogus"', 'imgstore runs --help'],
     ]
     for (const [id, name, hint] of cases) {
       const answer = await typed(id)

@@ -70,6 +70,32 @@ describe('bin/imgstore', () => {
       expect(status).to.equal(2)
     }))
 
+  it('shows with `help` what --help shows', () => {
+    for (const [words, flags] of [
+      [[], ['--help']],
+      [['fetch'], ['fetch', '--help']],
+      [
+        ['fetch', 'debian', '--quiet'],
+        ['fetch', '--help'],
+      ],
+      [['runs'], ['runs', '--help']],
+      [
+        ['runs', 'show'],
+        ['runs', 'show', '--help'],
+      ],
+    ] as const) {
+      const [ran, wanted] = [start([imgstore, 'help', ...words]), start([imgstore, ...flags])]
+      expect(wanted.stdout).to.contain('USAGE')
+      expect(ran.stdout).to.equal(wanted.stdout)
+      expect([ran.status, ran.stderr]).to.deep.equal([0, ''])
+    }
+    const {stderr, status} = start([imgstore, 'help', 'bogus'])
+    expect([status, stderr]).to.deep.equal([
+      2,
+      'Error: there is no command "bogus"\nTry: imgstore --help\n',
+    ])
+  })
+
   it('runs through the chain of links that npm i -g makes', () =>
     withTempDir((dir) => {
       mkdirSync(join(dir, 'lib/node_modules'), {recursive: true})
