@@ -45,6 +45,11 @@ const seed = Number(flags.seed)
  * no leak, and a leak does not end with it.
  */
 const warmupShare = 0.5
+/**
+ * From the beginning of one command of a shell to that of its next. The load has to be the same in every round, whatever
+ * else the machine does: the database keeps what happened in the last minutes, and so is as large as those were busy.
+ */
+const paceMs = 300
 
 const dir = mkdtempSync(join(tmpdir(), 'imgstore-soak-'))
 const program = resolve('bin/imgstore')
@@ -129,7 +134,8 @@ class Source {
   }
 }
 
-const counts = {commands: 0, failed: 0, ranges: 0, rangeErrors: 0}
+/** `late` is how many commands there was no time for in their round: the load was then less than it should be. */
+const counts = {commands: 0, failed: 0, late: 0, ranges: 0, rangeErrors: 0}
 /** Exit codes that a load like this brings about: not there, busy, the source, waited too long. */
 const expectedCodes = new Set([0, 1, 3, 10, 11, 12, 13, 18])
 
@@ -190,15 +196,27 @@ async function read(served: string, random: () => number): Promise<void> {
 }
 
 async function round(all: Kind[], url: string, served: string, nth: number): Promise<void> {
-  const end = performance.now() + roundMs
-  const loop = async (offset: number, body: (random: () => number) => Promise<void>) => {
+  const start = performance.now()
+  const end = start + roundMs
+  const shell = async (offset: number) => {
     const random = randomOf(seed + nth * 1000 + offset)
-    while (performance.now() < end && !isStopped) await body(random)
+    const planned = Math.floor(roundMs / paceMs)
+    for (let done = 0; done < planned && !isStopped; done++) {
+      const now = performance.now()
+      if (now >= end) {
+        counts.late += planned - done
+        return
+      }
+      // Who fell behind catches up.
+      await sleep(Math.max(0, start + done * paceMs - now))
+      await act(all, url, random)
+    }
   }
-  await Promise.all([
-    ...[1, 2].map((each) => loop(each, (random) => act(all, url, random))),
-    ...[3, 4, 5, 6].map((each) => loop(each, (random) => read(served, random))),
-  ])
+  const reader = async (offset: number) => {
+    const random = randomOf(seed + nth * 1000 + offset)
+    while (performance.now() < end && !isStopped) await read(served, random)
+  }
+  await Promise.all([...[1, 2].map(shell), ...[3, 4, 5, 6].map(reader)])
 }
 
 /** Takes everything away, so that what is left is the same after each round. */
