@@ -431,9 +431,9 @@ export const errorTable = {
     http: 500,
     grpc: 'internal',
   }),
-  permission_denied: row<{path: string; action: string}>({
-    message: (d) => `not allowed to ${d.action} ${d.path}`,
-    hint: 'Run as the user who owns the store (often root), or choose another one with --store.',
+  permission_denied: row<{path: string; action: string; reason?: string}>({
+    message: (d) => `not allowed to ${d.action} ${d.path}${d.reason ? ` (${d.reason})` : ''}`,
+    hint: 'Run as the user who owns the store (often root), see that its file system can be written, or choose another one with --store.',
     fault: 'host',
     retry: 'after_fix',
     exit: 15,
@@ -744,8 +744,11 @@ export function fromSystemError(error: unknown, path: string, action: string): I
       return fail('no_space', {path, reason: code}, {cause: error})
     case 'EACCES':
     case 'EPERM':
-    case 'EROFS':
       return fail('permission_denied', {path, action}, {cause: error})
+    case 'EROFS': {
+      const reason = 'its file system is read-only'
+      return fail('permission_denied', {path, action, reason}, {cause: error})
+    }
     default: {
       const reason = error instanceof Error ? error.message : String(error)
       return fail('io_failed', {path, reason}, {cause: error})

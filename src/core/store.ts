@@ -86,6 +86,7 @@ export {
 } from './syscalls/splice.ts'
 import {makeDirectories} from './syscalls/make-directories.ts'
 export type {WorkOptions} from './images/work.ts'
+export {makeDirectories}
 // Serving a plain directory needs no store, so this one service opens by itself.
 export {openStreams, type StreamsOptions} from './streams/streams.ts'
 
@@ -260,6 +261,7 @@ function buildContexts(
     },
     freshPlains: new Map(),
     freshBlobs: new Map(),
+    pulse: {},
     space: new SpaceGate(layout.store, settings),
     canMountErofs: async () => {
       const support = await erofsSupport(layout.store, false)
@@ -429,6 +431,7 @@ async function health(images: ImagesContext): Promise<Health> {
   const database = {isOk: true, detail: 'ok'}
   try {
     await countByState(images.database.db, images.node)
+    if (images.pulse.trouble !== undefined) throw images.pulse.trouble
   } catch (error) {
     database.isOk = false
     database.detail = error instanceof Error ? error.message : String(error)

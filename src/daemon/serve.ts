@@ -4,7 +4,6 @@
  * SIGTERM and SIGINT let answers under way end (`--drain-timeout`), a second one ends the process at once. SIGHUP reads
  * settings, certificates and files of secrets again; no connection is dropped by it.
  */
-import {mkdirSync} from 'node:fs'
 import {ImgstoreError, fail, toImgstoreError} from '../core/errors.ts'
 import {withoutSecrets} from '../core/log.ts'
 import {
@@ -16,7 +15,7 @@ import {
   type SettingSpec,
   type Settings,
 } from '../core/settings.ts'
-import {openStreams} from '../core/store.ts'
+import {makeDirectories, openStreams} from '../core/store.ts'
 import type {StoreDisk, Streams} from '../core/stream.ts'
 import {makeServeLog, type ServeLog} from './http/streaming/access-log.ts'
 import {makeLineWriter} from './http/streaming/line-writer.ts'
@@ -106,7 +105,7 @@ export async function runServe(o: ServeOptions): Promise<number> {
 function openImages(o: ServeOptions, log: ServeLog): Streams {
   const {imagesRoot, requireManifest} = o.settings
   try {
-    mkdirSync(imagesRoot, {recursive: true})
+    makeDirectories(imagesRoot)
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error)
     throw fail(

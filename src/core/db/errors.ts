@@ -14,7 +14,10 @@ export function codedDatabaseError(error: unknown, path: string): ImgstoreError 
     return fail('no_space', {path}, {cause: error})
   }
   if (code.startsWith('SQLITE_READONLY')) {
-    return fail('permission_denied', {path, action: 'write'}, {cause: error})
+    return (
+      whyRefused(error, path, 'write') ??
+      fail('permission_denied', {path, action: 'write'}, {cause: error})
+    )
   }
   if (code === 'SQLITE_NOTADB' || code.startsWith('SQLITE_CORRUPT')) {
     const unreadable = whyNotRead(path)
@@ -22,7 +25,11 @@ export function codedDatabaseError(error: unknown, path: string): ImgstoreError 
     const reason = error instanceof Error ? error.message : 'not a database'
     return fail('store_invalid', {path, reason}, {cause: error})
   }
-  if (code.startsWith('SQLITE_CANTOPEN')) return whyNotOpened(error, path)
+  if (code.startsWith('SQLITE_CANTOPEN')) {
+    // It, or what SQLite keeps beside it, could not be opened a moment ago.
+    const reason = `it could not be opened (${code})`
+    return whyRefused(error, path, 'open') ?? fail('io_failed', {path, reason})
+  }
   if (code.startsWith('SQLITE_IOERR')) {
     const reason = `${error instanceof Error ? error.message : ''} (${code})`
     return fail('io_failed', {path, reason}, {cause: error})
@@ -31,19 +38,18 @@ export function codedDatabaseError(error: unknown, path: string): ImgstoreError 
 }
 
 /** SQLite keeps the system's reason to itself, so the file is tried once more, and one beside it, as it keeps there. */
-function whyNotOpened(error: unknown, path: string): ImgstoreError {
+function whyRefused(error: unknown, path: string, action: string): ImgstoreError | undefined {
   const beside = `${path}-probe-${process.pid}`
   try {
     closeSync(openSync(path, constants.O_RDWR | constants.O_CREAT, 0o644))
     closeSync(openSync(beside, constants.O_RDWR | constants.O_CREAT, 0o644))
     rmSync(beside, {force: true})
+    return undefined
   } catch (reason) {
-    if (['EIO', 'ENOSPC', 'EDQUOT'].includes(systemCode(reason) ?? ''))
-      return fromSystemError(reason, path, 'open')
-    return fail('permission_denied', {path, action: 'open'}, {cause: error})
+    if (['EIO', 'ENOSPC', 'EDQUOT', 'EROFS'].includes(systemCode(reason) ?? ''))
+      return fromSystemError(reason, path, action)
+    return fail('permission_denied', {path, action}, {cause: error})
   }
-  // It, or what SQLite keeps beside it, could not be opened a moment ago.
-  return fail('io_failed', {path, reason: `it could not be opened (${systemCode(error)})`})
 }
 
 /** SQLite calls a file malformed that the disk does not give back; undefined for one that can be read to its end. */

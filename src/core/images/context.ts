@@ -4,6 +4,7 @@ import type {Clock} from '../clock.ts'
 import type {ImageJournal} from '../db/journal.ts'
 import type {Database} from '../db/open.ts'
 import type {Digest} from '../digest.ts'
+import type {ImgstoreError} from '../errors.ts'
 import type {NodeId} from '../ids.ts'
 import type {Layout} from '../layout.ts'
 import type {Logger} from '../log.ts'
@@ -42,6 +43,8 @@ export type ImagesContext = {
   freshPlains: Map<Digest, {sizeBytes: number; mtimeMs: number}>
   /** The same for blobs: what this process has just written and hashed need not be read again to be believed. */
   freshBlobs: Map<Digest, {sizeBytes: number; mtimeMs: number}>
+  /** Why the last heartbeat of this process could not be written, until one can: what is read says nothing of that. */
+  pulse: {trouble?: ImgstoreError}
   /** Whether this process can mount on this host, proved by a trial mount; asked once. Errors: io_failed, no_space. */
   canMount: () => Promise<{isAble: true} | {isAble: false; reason: string}>
   /** The same for EROFS images whose data is in other files. */

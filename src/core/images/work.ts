@@ -1,5 +1,6 @@
 /** Running the machine: the loop of a worker, and the same loop for one run inside a command. */
 import {pruneSome} from '../db/prune.ts'
+import {toImgstoreError} from '../errors.ts'
 import type {RunId} from '../ids.ts'
 import type {RunEvent} from '../image.ts'
 import {runLoop, type LoopDeps} from '../machine/loop.ts'
@@ -59,6 +60,17 @@ export async function drive(images: ImagesContext, run: RunId, signal: AbortSign
   await withOwner(images, 'command', {}, async (deps) => await runLoop(deps, {signal, run}))
 }
 
+/** Errors: as the database's. */
+async function beat({pulse}: ImagesContext, owner: Owner): Promise<void> {
+  try {
+    await owner.heartbeat()
+    delete pulse.trouble
+  } catch (error) {
+    pulse.trouble = toImgstoreError(error)
+    throw error
+  }
+}
+
 type Deps = LoopDeps<ImageState, Goal, ImageStep, ImagePatch>
 
 async function withOwner<T>(
@@ -88,7 +100,7 @@ async function withOwner<T>(
       ...(options.onEvent ? {onEvent: options.onEvent} : {}),
       owner: owner.id,
       settings,
-      heartbeat: () => owner.heartbeat(),
+      heartbeat: () => beat(images, owner),
       dataVersion: () => images.database.dataVersion(),
     })
   } finally {

@@ -13,6 +13,7 @@ import {fail, fromSystemError, systemCode} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
 import {newUlid, type ImageName} from '../ids.ts'
 import {MiB} from '../limits.ts'
+import {makeDirectories} from '../syscalls/make-directories.ts'
 import type {MaintenanceContext} from './context.ts'
 
 export type BackupOptions = {
@@ -192,7 +193,7 @@ class Pins {
   async take(blobs: readonly CopiedBlob[]): Promise<PinnedBlob[]> {
     const {layout} = this.#maintenance
     try {
-      await mkdir(layout.staging, {recursive: true, mode: 0o700})
+      makeDirectories(layout.staging, 0o700)
       await mkdir(this.#dir, {mode: 0o700})
     } catch (error) {
       throw fromSystemError(error, this.#dir, 'make')

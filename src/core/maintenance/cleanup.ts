@@ -1,5 +1,5 @@
 /** Finds what nothing needs any more, and removes it. What a run needs is never touched. */
-import {lstat, mkdir, readdir, rename, rm, rmdir, stat} from 'node:fs/promises'
+import {lstat, readdir, rename, rm, rmdir, stat} from 'node:fs/promises'
 import {join} from 'node:path'
 import type {BlobFile, BlobFileKind} from '../blobs/blob-store.ts'
 import {listBlobs, removeBlob} from '../db/blobs.ts'
@@ -16,6 +16,7 @@ import {parseTreeId} from '../layout.ts'
 import {parsePublicationName, readPublication} from '../disks/publications.ts'
 import {findMounts, mountsBelow} from '../mounts/mount-table.ts'
 import {unmountSync} from '../mounts/mount.ts'
+import {makeDirectories} from '../syscalls/make-directories.ts'
 import {removeFile, type Candidate, type CleanupItem} from './candidate.ts'
 import type {MaintenanceContext} from './context.ts'
 import {diskUsage} from './disk-usage.ts'
@@ -301,7 +302,7 @@ async function removeVanished(
     for (let left = findMounts(rootfs).length; left > 0; left--) unmountSync(rootfs)
     const [below] = mountsBelow(path)
     if (below) throw fail('mount_busy', {path: below.mountPoint})
-    await mkdir(layout.staging, {recursive: true, mode: 0o700})
+    makeDirectories(layout.staging, 0o700)
     await rename(path, target)
     return true
   })

@@ -17,11 +17,11 @@ import {
   rmSync,
   statSync,
 } from 'node:fs'
-import {mkdir, open, readdir, rm} from 'node:fs/promises'
+import {open, readdir, rm} from 'node:fs/promises'
 import {dirname, join} from 'node:path'
 import {databaseName, digestIn, type BackupHead} from '../backups/format.ts'
 import {readBackup} from '../backups/read.ts'
-import {syncDirectory} from '../syscalls/durable.ts'
+import {makeDirectory, syncDirectory} from '../syscalls/durable.ts'
 import type {BlobStore} from '../blobs/blob-store.ts'
 import type {Clock} from '../clock.ts'
 import {admitCopy, restDatabase} from '../db/copy.ts'
@@ -85,11 +85,7 @@ export async function restore(
   const path = existsSync(context.databasePath)
     ? realpathSync(context.databasePath)
     : context.databasePath
-  try {
-    await mkdir(dirname(path), {recursive: true})
-  } catch (error) {
-    throw fromSystemError(error, dirname(path), 'make')
-  }
+  await makeDirectory(dirname(path))
   // From here on nobody opens the database who did not before.
   const lock = acquireLock(restoreLockOf(path))
   if (lock === undefined) throw fail('store_in_use', {path, by: 'another restore'})
@@ -176,7 +172,7 @@ class Stage {
     }
     const digest = digestIn(name) as Digest
     const path = join(this.#dir, digest)
-    await makeDirectory(this.#dir)
+    await makeDirectory(this.#dir, 0o700)
     await writeFile(path, pieces)
     this.#blobs.push({digest, path, sizeBytes})
   }
@@ -205,14 +201,6 @@ function giveTo(path: string, like: string): void {
     if (found.isFile()) chmodSync(path, found.mode & 0o666)
   } catch (error) {
     throw fromSystemError(error, path, 'give away')
-  }
-}
-
-async function makeDirectory(path: string): Promise<void> {
-  try {
-    await mkdir(path, {recursive: true, mode: 0o700})
-  } catch (error) {
-    throw fromSystemError(error, path, 'make')
   }
 }
 

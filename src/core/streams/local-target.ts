@@ -6,7 +6,7 @@
  * loses its old manifest first, then changes its chunks, and gets the new manifest last.
  */
 import {closeSync, constants, fsyncSync, openSync, renameSync} from 'node:fs'
-import {lstat, mkdir, open, readdir, readFile, rename, rm, stat} from 'node:fs/promises'
+import {lstat, open, readdir, readFile, rename, rm, stat} from 'node:fs/promises'
 import {randomBytes} from 'node:crypto'
 import {dirname, join} from 'node:path'
 import {makeDirectory, syncDirectory} from '../syscalls/durable.ts'
@@ -25,6 +25,7 @@ import {fail, fromSystemError, systemCode} from '../errors.ts'
 import {failpoint} from '../failpoint.ts'
 import {exchangeNames} from '../syscalls/exclusive.ts'
 import {hasFileCalls, syncfs} from '../syscalls/files.ts'
+import {makeDirectories} from '../syscalls/make-directories.ts'
 import {latestText, type ChunkTarget, type PutOutcome, type TargetFiles} from './chunk-target.ts'
 
 export type LocalPlace = {
@@ -117,7 +118,7 @@ class LocalTarget implements ChunkTarget {
       const isShown = await exists(join(final, 'manifest.json'))
       if (!isShown) await renameIfThere(join(final, 'chunks'), this.#chunksDir)
     }
-    await asWriting(this.#chunksDir, () => mkdir(this.#chunksDir, {recursive: true}))
+    await asWriting(this.#chunksDir, () => makeDirectories(this.#chunksDir))
   }
 
   async put(index: number, chunk: ReadChunk, digest: Digest): Promise<PutOutcome> {

@@ -1,5 +1,5 @@
 /** Images whose rows say what is not so: mounts first, then states. */
-import {existsSync, mkdirSync, renameSync} from 'node:fs'
+import {existsSync, renameSync} from 'node:fs'
 import {join} from 'node:path'
 import {getPlacedById, listPlaced, type PlacedImage} from '../../db/images.ts'
 import {getOpenRun} from '../../db/runs.ts'
@@ -10,6 +10,7 @@ import {newUlid} from '../../ids.ts'
 import type {ImageState, RunSummary} from '../../image.ts'
 import {findMounts, mountsBelow, readMountTable, type MountEntry} from '../../mounts/mount-table.ts'
 import {unmountSync} from '../../mounts/mount.ts'
+import {makeDirectories} from '../../syscalls/make-directories.ts'
 import type {MaintenanceContext} from '../context.ts'
 import {isAtWork, setBack, type Finding, type RepairFacts} from './finding.ts'
 import {lookAt, mountsOverTree, mountsToTakeDown, type Wrong} from './trees.ts'
@@ -214,7 +215,7 @@ function takeDown(maintenance: MaintenanceContext, image: PlacedImage, wrong: Wr
 function retireTree({layout, clock}: MaintenanceContext, image: PlacedImage): string[] {
   const path = layout.image(image.name)
   if (!existsSync(path)) return []
-  mkdirSync(layout.staging, {recursive: true, mode: 0o700})
+  makeDirectories(layout.staging, 0o700)
   const target = join(layout.staging, `old-${newUlid(clock.now())}`)
   renameSync(path, target)
   return [target]

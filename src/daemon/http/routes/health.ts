@@ -13,7 +13,7 @@ type Health = {
 }
 
 /**
- * GET /healthz: 200 while the database answers and the store has its reserve of free space, else 503.
+ * GET /healthz: 200 while the database can be read and written and the store has its reserve of free space, else 503.
  * GET /readyz: 200 while the loop runs and the database answers, else 503. Both say in JSON what they looked at.
  */
 export function healthRoutes(o: {
