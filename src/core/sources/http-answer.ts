@@ -35,10 +35,10 @@ export function parseLength(text: string | undefined): number | undefined {
   return Number.isSafeInteger(Number(text)) ? Number(text) : undefined
 }
 
-/** Milliseconds of a `Retry-After` in seconds or as a date; undefined when it is neither. */
+/** Milliseconds of a `Retry-After` in seconds (of any number of digits) or as a date; undefined when it is neither. */
 export function parseRetryAfter(text: string | undefined, nowMs: number): number | undefined {
   if (text === undefined) return undefined
-  if (/^\s*\d{1,9}\s*$/.test(text)) return Number(text) * 1000
+  if (/^\s*\d+\s*$/.test(text)) return Math.min(Number(text) * 1000, Number.MAX_SAFE_INTEGER)
   const date = Date.parse(text)
   return Number.isNaN(date) ? undefined : Math.max(0, date - nowMs)
 }

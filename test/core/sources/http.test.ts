@@ -85,6 +85,7 @@ describe('the http source', () => {
       expect(await retryAfter('3')).to.equal(3000)
       const date = new Date(Date.now() + 60_000).toUTCString()
       expect(await retryAfter(date)).to.be.within(50_000, 60_000)
+      expect(await retryAfter('9'.repeat(400))).to.equal(Number.MAX_SAFE_INTEGER)
       expect(await retryAfter('soon')).to.equal(undefined)
     })
   })
