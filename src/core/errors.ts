@@ -251,9 +251,12 @@ export const errorTable = {
     http: 409,
     grpc: 'aborted',
   }),
-  mount_busy: row<{path: string}>({
-    message: (d) => `${d.path} is in use and cannot be unmounted`,
-    hint: 'End the processes that use it (`fuser -vm PATH` lists them), then try again.',
+  mount_busy: row<{path: string; below?: string}>({
+    message: (d) =>
+      d.below === undefined
+        ? `${d.path} is in use and cannot be unmounted`
+        : `${d.path} cannot be taken away: something is mounted in it, at ${d.below}`,
+    hint: 'End the processes that use it (`fuser -vm PATH` lists them) and unmount what was mounted in it, then try again.',
     fault: 'host',
     retry: 'after_fix',
     exit: 11,

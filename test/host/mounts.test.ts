@@ -167,6 +167,23 @@ describe('mounting overlays', function () {
       }
     }))
 
+  it('names what is mounted in a mount that it cannot take away', () =>
+    withMountDir((dir) => {
+      const spec = makeSpec(dir)
+      mountOverlaySync(spec)
+      const inner = join(spec.mountPoint, 'inner')
+      mkdirSync(inner)
+      mount('somebody', inner, 'tmpfs', MS_NODEV | MS_NOSUID, 'size=64k')
+      const error = caught(() => unmountSync(spec.mountPoint))
+      expect(error.code).to.equal('mount_busy')
+      expect(error.message).to.include(`${spec.mountPoint} cannot be taken away`)
+      expect(error.message).to.include(inner)
+      expect(findMounts(spec.mountPoint)).to.have.length(1)
+      unmountSync(inner)
+      unmountSync(spec.mountPoint)
+      expect(findMounts(spec.mountPoint)).to.deep.equal([])
+    }))
+
   it('unmounts what is not mounted, and what does not exist, without an error', () =>
     withMountDir((dir) => {
       unmountSync(dir)

@@ -138,7 +138,7 @@ export function unmountFor(images: ImagesContext, image: PlacedImage, dirs: stri
   unmountAll(images, image)
   for (const dir of dirs) {
     const [below] = mountsBelow(dir)
-    if (below) throw fail('mount_busy', {path: below.mountPoint})
+    if (below) throw fail('mount_busy', {path: dir, below: below.mountPoint})
   }
 }
 

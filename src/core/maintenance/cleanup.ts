@@ -301,7 +301,7 @@ async function removeVanished(
     const rootfs = join(path, 'rootfs')
     for (let left = findMounts(rootfs).length; left > 0; left--) unmountSync(rootfs)
     const [below] = mountsBelow(path)
-    if (below) throw fail('mount_busy', {path: below.mountPoint})
+    if (below) throw fail('mount_busy', {path, below: below.mountPoint})
     makeDirectories(layout.staging, 0o700)
     await rename(path, target)
     return true

@@ -4,7 +4,7 @@
  * wherever the kernel takes those; text is used only where it says the same.
  */
 import {closeSync, constants, openSync, statfsSync} from 'node:fs'
-import {fail, systemCode} from '../errors.ts'
+import {fail, systemCode, type ImgstoreError} from '../errors.ts'
 import {tryLibc} from '../syscalls/libc.ts'
 import {
   MNT_DETACH,
@@ -16,7 +16,7 @@ import {
 } from '../syscalls/mount.ts'
 import {mountByFuse} from './fuse.ts'
 import {explain, kernelSaid, logEnd, mapError, reasonOf} from './mount-errors.ts'
-import {findMounts, tablePath} from './mount-table.ts'
+import {findMounts, mountsBelow, tablePath} from './mount-table.ts'
 import {runProgram} from './programs.ts'
 import {mountByDescriptors, mountByProgram, mountByText, mountFlags, type OpenDirs} from './ways.ts'
 import {safeOptions, type OverlaySpec} from './overlay.ts'
@@ -89,7 +89,7 @@ export function unmountSync(mountPoint: string, options: {lazy?: boolean} = {}):
     if (tryLibc() instanceof Error) unmountByProgram(mountPoint, options)
     else umount2(mountPoint, UMOUNT_NOFOLLOW | (options.lazy === true ? MNT_DETACH : 0))
   } catch (error) {
-    if (systemCode(error) === 'EBUSY') throw fail('mount_busy', {path: mountPoint}, {cause: error})
+    if (systemCode(error) === 'EBUSY') throw busy(mountPoint, error)
     // Who may not call umount(2) may still end a FUSE mount of their own.
     if (systemCode(error) === 'EPERM' && top.fsType.startsWith('fuse.')) {
       runProgram('fusermount3', ['-u', ...(options.lazy === true ? ['-z'] : []), '--', mountPoint])
@@ -132,6 +132,12 @@ function withOpenDirs(spec: OverlaySpec, body: (dirs: OpenDirs) => void): void {
   }
 }
 
+/** No process need be at fault: what somebody mounted inside keeps a mount, too. */
+function busy(mountPoint: string, cause: unknown): ImgstoreError {
+  const below = mountsBelow(mountPoint).at(-1)?.mountPoint
+  return fail('mount_busy', {path: mountPoint, ...(below === undefined ? {} : {below})}, {cause})
+}
+
 function unmountByProgram(mountPoint: string, options: {lazy?: boolean}): void {
   // umount(8) cannot be told not to follow a link; the resolved path has none above its last component,
   // and the table has just shown that a mount, not a link, is there.
@@ -140,7 +146,7 @@ function unmountByProgram(mountPoint: string, options: {lazy?: boolean}): void {
   try {
     runProgram('umount', ['-i', ...lazy, place])
   } catch (error) {
-    if (/busy/.test(reasonOf(error))) throw fail('mount_busy', {path: mountPoint}, {cause: error})
+    if (/busy/.test(reasonOf(error))) throw busy(mountPoint, error)
     throw error
   }
 }

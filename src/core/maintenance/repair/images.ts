@@ -207,8 +207,9 @@ function takeDown(maintenance: MaintenanceContext, image: PlacedImage, wrong: Wr
   for (const place of [layout.mountPoint(image.name), layout.rootfs(image.name)])
     for (let left = findMounts(place).length; left > 0; left--) unmountSync(place)
   if (!wrong.isTreeLost) return
-  const [below] = mountsBelow(layout.image(image.name))
-  if (below) throw fail('mount_busy', {path: below.mountPoint})
+  const path = layout.image(image.name)
+  const [below] = mountsBelow(path)
+  if (below) throw fail('mount_busy', {path, below: below.mountPoint})
 }
 
 /** Takes a tree that is of no use out of its place; what was written above it stays in the overlay. */
